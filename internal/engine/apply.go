@@ -1,0 +1,363 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// A DivergedError says that this replica computed something else than the leader
+// did for the same entry.
+type DivergedError struct {
+	Mark   wire.Mark
+	Detail string
+}
+
+func (e *DivergedError) Error() string {
+	return fmt.Sprintf("entry %v gave another result here than on the leader: %s", e.Mark, e.Detail)
+}
+
+// A GapError says that an entry stands on one this file does not hold (H2, H3).
+type GapError struct {
+	Entry, Prev, Have wire.Mark
+}
+
+func (e *GapError) Error() string {
+	return fmt.Sprintf("entry %v stands on %v, but the database file is at %v: the file and the log do not belong together; take a fresh copy from the cluster", e.Entry, e.Prev, e.Have)
+}
+
+// maxApplyBytes bounds how much is replayed in one SQLite transaction.
+const maxApplyBytes = 8 << 20
+
+// replayTx is the transaction in which a follower replays several entries.
+type replayTx struct {
+	open  bool
+	fk    bool
+	mark  wire.Mark
+	bytes int
+	done  []replayed
+	drop  uint64
+}
+
+// replayed is kept for those who watch the applied entries.
+type replayed struct {
+	mark  wire.Mark
+	entry *wire.Entry
+}
+
+// consume takes in what the node delivered, in order.
+func (d *DB) consume(items []logItem) {
+	tx := replayTx{mark: d.Mark()}
+	for i := range items {
+		it := &items[i]
+		if d.halted.Load() != nil {
+			d.discard(items[i:])
+			return
+		}
+		if it.kind != itemEntry {
+			d.commitReplay(&tx)
+		}
+		switch it.kind {
+		case itemEntry:
+			d.take(&tx, it)
+		case itemLead:
+			d.leading.Store(it.mark.Term)
+		case itemStepDown:
+			d.stepDown()
+		case itemProposal:
+			d.proposalFailed(it.epoch, it.err)
+		case itemDrain:
+			close(it.drained)
+		}
+	}
+	d.commitReplay(&tx)
+}
+
+func (d *DB) discard(items []logItem) {
+	for _, it := range items {
+		if it.drained != nil {
+			close(it.drained)
+		}
+	}
+	if e := d.epoch; e != nil {
+		d.abandon(e)
+		e.answer(ErrUnknown)
+	}
+}
+
+// stepDown undoes an epoch that was not proposed. One that was is decided by its
+// entry or by the end of its proposal.
+func (d *DB) stepDown() {
+	if e := d.epoch; e != nil && !e.proposed {
+		d.abandon(e)
+		e.answer(ErrNotLeading)
+	}
+}
+
+// take applies one entry, or finds why it must not be applied.
+func (d *DB) take(tx *replayTx, it *logItem) {
+	db, proposer, seq, prev, err := wire.EntryOwner(it.data)
+	if err != nil {
+		d.stop(tx, fmt.Errorf("entry %v cannot be read: %w", it.mark, err))
+		return
+	}
+	if db != d.cfg.Incarnation {
+		d.stop(tx, fmt.Errorf("entry %v belongs to another database", it.mark))
+		return
+	}
+	have := d.Mark()
+	if tx.open {
+		have = tx.mark
+	}
+	e := d.epoch
+	own := e != nil && e.proposed && proposer == d.cfg.Proposer && seq == e.seq
+	apply, err := judgeEntry(it.mark, prev, have)
+	switch {
+	case err != nil:
+		d.stop(tx, err)
+	case !apply && own:
+		// The entry came too late: another one was applied since (H1). Nothing of it
+		// happened, so its units may run again.
+		d.undoEpoch(e, nil)
+	case !apply:
+	case own:
+		d.commitOwn(e, it.mark)
+	default:
+		d.replayEntry(tx, it)
+	}
+}
+
+// judgeEntry decides what an entry is to a file that stands at have: to be applied,
+// to be passed over, or proof that file and log do not belong together.
+func judgeEntry(entry, prev, have wire.Mark) (apply bool, err error) {
+	switch {
+	case entry.Index == have.Index && entry.Term != have.Term,
+		entry.Index < have.Index && entry.Term > have.Term:
+		return false, &GapError{entry, prev, have} // the file followed another history (H3)
+	case entry.Index <= have.Index:
+		return false, nil // the file holds it
+	case prev == have:
+		return true, nil
+	case prev.Index < have.Index:
+		return false, nil // a stale epoch, a no-op on every replica (H1)
+	}
+	return false, &GapError{entry, prev, have} // the file lacks what it stands on (H2)
+}
+
+func (d *DB) stop(tx *replayTx, err error) {
+	tx.open = false
+	_ = d.rollbackOpen()
+	d.halt(err)
+	if e := d.epoch; e != nil {
+		d.epoch = nil
+		d.proposed.Store(0)
+		e.answer(ErrUnknown)
+	}
+}
+
+// replayEntry runs another leader's entry. What is open here is void.
+func (d *DB) replayEntry(tx *replayTx, it *logItem) {
+	if e := d.epoch; e != nil {
+		d.abandon(e)
+		// The entry advances the mark past what the epoch stands on, so the epoch can
+		// never be applied, proposed or not: its units may run again.
+		e.answer(ErrNotLeading)
+	}
+	if err := wire.DecodeEntry(it.data, &d.entry); err != nil {
+		d.stop(tx, fmt.Errorf("entry %v cannot be read: %w", it.mark, err))
+		return
+	}
+	if tx.open && (tx.fk != d.entry.ForeignKeys || tx.bytes > maxApplyBytes) {
+		d.commitReplay(tx)
+		if d.halted.Load() != nil {
+			return
+		}
+	}
+	if err := d.replayUnits(tx, it.mark); err != nil {
+		d.stop(tx, d.replayFailure(it.mark, err))
+		return
+	}
+	tx.mark = it.mark
+	tx.bytes += len(it.data)
+	d.time = max(d.time, d.entry.Time)
+	if d.cfg.Applied != nil {
+		e := d.entry
+		d.entry = wire.Entry{} // watchers may keep it
+		tx.done = append(tx.done, replayed{it.mark, &e})
+	}
+}
+
+func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
+	if !tx.open {
+		if err := d.setForeignKeys(d.entry.ForeignKeys); err != nil {
+			return err
+		}
+		if err := d.runInternal(d.begin); err != nil {
+			return err
+		}
+		tx.open, tx.fk, tx.bytes = true, d.entry.ForeignKeys, 0
+	}
+	var stored []wire.StoredResult
+	for i := range d.entry.Units {
+		u := &d.entry.Units[i]
+		if _, v := d.memory.look(u.ID); v != requestFresh {
+			return &DivergedError{mark, fmt.Sprintf("unit %v was applied before", u.ID)}
+		}
+		rows, err := d.replay(u)
+		if err != nil {
+			return err
+		}
+		d.time = max(d.time, u.Time)
+		if u.ID.Origin != 0 {
+			stored = append(stored, storedResult(u.ID, u.Lowest, u.Statements, rows))
+		}
+	}
+	return d.writeEpoch(mark, stored, &tx.drop)
+}
+
+// replay runs a recorded unit and compares every outcome with the recorded one.
+func (d *DB) replay(u *wire.EntryUnit) (*wire.Rows, error) {
+	d.w.SetNow(u.Time)
+	d.w.SetSeed(u.Seed)
+	d.w.SetPreState(0, 0)
+	var last *wire.Rows
+	for i := range u.Statements {
+		s := &u.Statements[i]
+		if s.HasPre {
+			d.w.SetPreState(s.Pre.LastInsertID, s.Pre.Changes)
+		}
+		maxRows := 0
+		if s.Rows {
+			maxRows = wire.MaxEntryBytes
+		}
+		out, rows, err := d.x.run(s.SQL, s.Args, runOptions{trusted: true, rows: maxRows})
+		if err != nil {
+			return nil, err
+		}
+		if out != s.Outcome {
+			return nil, &DivergedError{Detail: fmt.Sprintf("statement %q: rows affected and last insert ID are %v, recorded were %v", abbreviate(s.SQL), out, s.Outcome)}
+		}
+		if rows != nil {
+			last = rows
+		}
+	}
+	if d.w.SeedUsed() && !u.HasSeed {
+		return nil, &DivergedError{Detail: fmt.Sprintf("unit %v drew a random number here only", u.ID)}
+	}
+	return last, nil
+}
+
+// replayFailure tells a local failure from a divergence. Both stop the replica; a
+// statement that succeeded on the leader and fails here for a reason of its own
+// means that the replicas have parted.
+func (d *DB) replayFailure(mark wire.Mark, err error) error {
+	var div *DivergedError
+	if errors.As(err, &div) {
+		div.Mark = mark
+		return div
+	}
+	var se *sqlite.Error
+	if errors.As(err, &se) {
+		switch se.Code {
+		case sqlite.Full, sqlite.IOErr, sqlite.NoMem, sqlite.CantOpen, sqlite.Busy, sqlite.Locked, sqlite.Interrupt, sqlite.ReadOnly, sqlite.Corrupt, sqlite.NotADB, sqlite.Protocol:
+			return fmt.Errorf("entry %v could not be applied: %w", mark, err)
+		}
+		return &DivergedError{mark, err.Error()}
+	}
+	return fmt.Errorf("entry %v could not be applied: %w", mark, err)
+}
+
+// commitReplay commits what was replayed, with the mark in the same transaction.
+func (d *DB) commitReplay(tx *replayTx) {
+	if !tx.open || d.halted.Load() != nil {
+		return
+	}
+	durable.CrashPoint("apply.before-commit")
+	if err := d.writeMark(tx.mark, tx.drop); err != nil {
+		d.stop(tx, fmt.Errorf("entry %v could not be applied: %w", tx.mark, err))
+		return
+	}
+	if err := d.runInternal(d.commit); err != nil {
+		d.stop(tx, fmt.Errorf("entry %v could not be committed: %w", tx.mark, err))
+		return
+	}
+	durable.CrashPoint("apply.after-commit")
+	tx.open, tx.drop = false, 0
+	d.publish(tx.mark)
+	for _, r := range tx.done {
+		d.cfg.Applied(r.mark, r.entry)
+	}
+	tx.done = nil
+	d.check.note()
+}
+
+// commitOwn commits the open epoch: its entry came back from the log. A failure
+// here is this replica's alone, the cluster has the entry; the writers are told so,
+// and the replica stops until it has replayed it (H14).
+func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
+	var stored []wire.StoredResult
+	for _, u := range e.units {
+		u.Result.Mark = mark
+		if !u.failed && u.Req.ID.Origin != 0 {
+			stored = append(stored, storedResult(u.Req.ID, u.Req.Lowest, u.entry.Statements, u.Result.Result.Rows))
+		}
+	}
+	durable.CrashPoint("commit.before")
+	var drop uint64
+	err := d.writeEpoch(mark, stored, &drop)
+	if err == nil {
+		err = d.writeMark(mark, drop)
+	}
+	if err == nil {
+		err = d.runInternal(d.commit)
+	}
+	durable.CrashPoint("commit.after")
+	d.epoch = nil
+	d.proposed.Store(0)
+	if err != nil {
+		_ = d.rollbackOpen()
+		d.halt(fmt.Errorf("entry %v could not be committed: %w", mark, err))
+	} else {
+		d.publish(mark)
+		if d.cfg.Applied != nil {
+			d.cfg.Applied(mark, e.asEntry(d))
+		}
+		d.check.note()
+	}
+	e.answer(nil)
+}
+
+// asEntry gives watchers the epoch in the form a follower would decode.
+func (e *epoch) asEntry(d *DB) *wire.Entry {
+	en := &wire.Entry{EntryHeader: wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Time: d.time, ForeignKeys: e.fk}}
+	for _, u := range e.units {
+		if !u.failed {
+			en.Units = append(en.Units, u.entry)
+		}
+	}
+	return en
+}
+
+func storedResult(id wire.RequestID, lowest uint64, stmts []wire.EntryStatement, rows *wire.Rows) wire.StoredResult {
+	r := wire.StoredResult{ID: id, Lowest: lowest}
+	if n := len(stmts); n > 0 {
+		r.Outcome = stmts[n-1].Outcome
+	}
+	if rows != nil {
+		if len(rows.Data) > maxRememberedRows {
+			rows = &wire.Rows{Columns: rows.Columns, Truncated: true}
+		}
+		r.Rows = rows
+	}
+	return r
+}
+
+func abbreviate(s string) string {
+	if len(s) > 200 {
+		return s[:200] + "..."
+	}
+	return s
+}

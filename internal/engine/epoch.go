@@ -1,0 +1,465 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// epoch is an open SQLite transaction and the units in it. It is proposed as one
+// entry, and committed when that entry comes back.
+type epoch struct {
+	seq      uint64
+	term     uint64
+	prev     wire.Mark
+	fk       bool
+	began    time.Time
+	units    []*Unit // in the order they ran; failed ones too, for what their errors rest on (H9)
+	good     int     // units that succeeded: the entry
+	bytes    int
+	byID     map[wire.RequestID]*Unit
+	proposed bool
+}
+
+// runningUnit is what the progress callback needs to know of the unit that runs.
+type runningUnit struct {
+	unit    *Unit
+	epoch   *epoch
+	started time.Time
+	why     error // set when the callback interrupted it
+}
+
+// Reasons for which a running statement is interrupted that are not the unit's own.
+var (
+	errUrgent = errors.New("engine: the log waits")
+	errCut    = errors.New("engine: finished units wait for this one")
+)
+
+// cutAfter is how long a statement may run while finished units wait for it (H10).
+const cutAfter = time.Millisecond
+
+// maxRetries bounds how often a unit is run again because its epoch was undone.
+const maxRetries = 16
+
+// progressOps is how many virtual machine instructions pass between two looks at the
+// deadline: some tens of microseconds.
+const progressOps = 4000
+
+// runEpoch forms one epoch from what waits and proposes it. What does not fit goes
+// back to the queue.
+func (d *DB) runEpoch(units []*Unit) {
+	e, err := d.open(units[0].Req.ForeignKeys)
+	if err != nil {
+		failAll(units, d.openFailure(err))
+		return
+	}
+	for len(units) > 0 {
+		rest, stop := d.runUnits(e, units)
+		if d.epoch != e {
+			d.requeue(rest)
+			return
+		}
+		if stop || time.Since(e.began) >= d.cfg.BatchWindow {
+			d.requeue(rest)
+			break
+		}
+		// One turn of the scheduler lets writers that were just answered queue up.
+		runtime.Gosched()
+		units = d.takeUnits()
+	}
+	d.propose(e)
+}
+
+// open begins an epoch.
+func (d *DB) open(fk bool) (*epoch, error) {
+	if err := d.setForeignKeys(fk); err != nil {
+		return nil, err
+	}
+	if err := d.runInternal(d.begin); err != nil {
+		return nil, err
+	}
+	d.epochs++
+	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), fk: fk, began: time.Now(), byID: map[wire.RequestID]*Unit{}}
+	return d.epoch, nil
+}
+
+// openFailure is what waiting units are told when no transaction can be begun.
+// Nothing was applied; the disk decides whether this replica can go on.
+func (d *DB) openFailure(err error) error {
+	if d.w.Autocommit() {
+		return err
+	}
+	d.halt(err)
+	return d.Err()
+}
+
+// runUnits runs units into the epoch. It returns those not taken up, and whether
+// the epoch must close.
+func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
+	for i, u := range units {
+		if d.urgent.Load() {
+			d.undoEpoch(e, nil)
+			return units[i:], true
+		}
+		full := len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes
+		if full || u.Req.ForeignKeys != e.fk || u.alone && e.good > 0 {
+			return units[i:], true
+		}
+		if !d.admitUnit(e, u) {
+			continue
+		}
+		if d.runUnit(e, u) == cut {
+			return units[i:], true
+		}
+		if d.epoch != e || u.alone && !u.failed {
+			return units[i+1:], true
+		}
+	}
+	return nil, false
+}
+
+// admitUnit takes a unit up unless it is withdrawn, answered from memory, or the
+// same request is already in this epoch.
+func (d *DB) admitUnit(e *epoch, u *Unit) bool {
+	if !u.state.CompareAndSwap(unitQueued, unitTaken) && u.state.Load() != unitTaken {
+		return false
+	}
+	if u.canceled.Load() {
+		u.fail(ErrCanceled)
+		return false
+	}
+	if !u.deadline.IsZero() && time.Now().After(u.deadline) {
+		u.fail(ErrTimeout)
+		return false
+	}
+	if err := u.Req.Check(); err != nil {
+		u.fail(&TooLargeError{What: err.Error()})
+		return false
+	}
+	switch r, v := d.memory.look(u.Req.ID); v {
+	case requestDuplicate:
+		u.Result = wire.UnitResult{Mark: r.mark, Result: r.result, Duplicate: true}
+		u.finish()
+		return false
+	case requestExpired:
+		u.fail(ErrExpired)
+		return false
+	}
+	if u.Req.ID.Origin != 0 {
+		if first := e.byID[u.Req.ID]; first != nil {
+			first.follow = append(first.follow, u)
+			return false
+		}
+		e.byID[u.Req.ID] = u
+	}
+	return true
+}
+
+type fate int
+
+const (
+	decided fate = iota // the unit is in the epoch, as a success or with its error
+	undone              // the epoch was undone and the unit is back in the queue
+	cut                 // the unit must wait: the epoch closes without it
+)
+
+// runUnit runs one unit under a savepoint and adds it to the epoch, as a success or
+// as an error of its own. If that ended the epoch's transaction the epoch is rebuilt.
+func (d *DB) runUnit(e *epoch, u *Unit) fate {
+	d.time = max(d.time, d.cfg.Now().UnixMilli())
+	u.time, u.seed = d.time, d.rand.Uint64()
+	u.failed, u.Err = false, nil
+	why, err := d.attempt(e, u)
+	if err == nil {
+		e.units = append(e.units, u)
+		e.good++
+		e.bytes += u.Req.Size() + u.Result.Size()
+		return decided
+	}
+	intact := !d.w.Autocommit() && d.undoUnit() == nil
+	if why == errUrgent {
+		d.undoEpoch(e, u)
+		return undone
+	}
+	if !intact && !d.rebuild(e) {
+		d.requeue([]*Unit{u})
+		return undone
+	}
+	if why == errCut {
+		// The finished ones are not held up: they go first, this one by itself.
+		u.alone = true
+		delete(e.byID, u.Req.ID)
+		return cut
+	}
+	if why != nil {
+		err = why
+	}
+	u.failed, u.Err = true, err
+	e.units = append(e.units, u)
+	return decided
+}
+
+// attempt runs a unit's statements. why is set when the progress callback stopped it.
+func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
+	if err := d.runInternal(d.save); err != nil {
+		return nil, err
+	}
+	d.running = &runningUnit{unit: u, epoch: e, started: time.Now()}
+	err = d.runStatements(u)
+	why, d.running = d.running.why, nil
+	if err == nil {
+		err = d.endUnit()
+	}
+	if err == nil {
+		return nil, nil
+	}
+	if !isCode(err, sqlite.Interrupt) {
+		why = nil
+	}
+	return why, err
+}
+
+// runStatements runs the unit and records what a replica needs to do the same.
+func (d *DB) runStatements(u *Unit) error {
+	req := &u.Req
+	d.maxRowID = false
+	d.w.SetNow(u.time)
+	d.w.SetSeed(u.seed)
+	d.w.SetPreState(req.Pre.LastInsertID, req.Pre.Changes)
+	u.entry.ID, u.entry.Lowest, u.entry.Time = req.ID, req.Lowest, u.time
+	u.entry.Statements = u.entry.Statements[:0]
+	u.Result = wire.UnitResult{}
+	maxRows := 0
+	if req.WantRows {
+		maxRows = d.cfg.MaxResult
+	}
+	for i := range req.Statements {
+		s := &req.Statements[i]
+		out, rows, err := d.x.run(s.SQL, s.Args, runOptions{pin: req.Pin, rows: maxRows})
+		if err != nil {
+			return err
+		}
+		if d.maxRowID {
+			return &RefusedError{"the rowid 9223372036854775807", "after it SQLite would draw rowids at random, differently on every replica"}
+		}
+		es := wire.EntryStatement{SQL: s.SQL, Args: s.Args, Outcome: out, Rows: rows != nil}
+		if i == 0 && req.Pre != (wire.PreState{}) {
+			es.Pre, es.HasPre = req.Pre, true
+		}
+		u.entry.Statements = append(u.entry.Statements, es)
+		u.Result.Result.Outcome = out
+		if rows != nil {
+			u.Result.Result.Rows = rows
+		}
+	}
+	u.entry.HasSeed, u.entry.Seed = d.w.SeedUsed(), 0
+	if u.entry.HasSeed {
+		u.entry.Seed = u.seed
+	}
+	return nil
+}
+
+// endUnit checks what SQLite would only check at the outer COMMIT (H4) and releases
+// the unit's savepoint.
+func (d *DB) endUnit() error {
+	n, err := d.w.DeferredForeignKeys()
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return &sqlite.Error{Code: sqlite.Constraint, Extended: sqlite.ConstraintForeignKey, Msg: "constraint failed: FOREIGN KEY constraint failed", Offset: -1}
+	}
+	return d.runInternal(d.release)
+}
+
+func (d *DB) undoUnit() error {
+	if err := d.runInternal(d.undo); err != nil {
+		return err
+	}
+	return d.runInternal(d.release)
+}
+
+// progress is asked by SQLite every progressOps instructions of the writer.
+func (d *DB) progress() bool {
+	r := d.running
+	if r == nil || r.why != nil {
+		return r != nil
+	}
+	now := time.Now()
+	switch {
+	case d.urgent.Load():
+		r.why = errUrgent
+	case r.unit.canceled.Load():
+		r.why = ErrCanceled
+	case !r.unit.deadline.IsZero() && now.After(r.unit.deadline):
+		r.why = ErrTimeout
+	case r.epoch.good > 0 && now.Sub(r.started) > cutAfter:
+		r.why = errCut
+	default:
+		return false
+	}
+	return true
+}
+
+// rebuild runs the epoch's finished units again after something ended its
+// transaction (H5), and compares: a unit that computes something else now is not
+// deterministic, and nothing of this epoch may be proposed. It reports success;
+// otherwise the epoch was undone.
+func (d *DB) rebuild(e *epoch) bool {
+	err := d.rollbackOpen()
+	if err == nil {
+		err = d.runInternal(d.begin)
+	}
+	for i := 0; err == nil && i < len(e.units); i++ {
+		if !e.units[i].failed {
+			err = d.repeat(e.units[i])
+		}
+	}
+	if err == nil {
+		return true
+	}
+	d.cfg.Logger.Warn("epoch undone", "db", d.cfg.Name, "units", len(e.units), "err", err)
+	d.undoEpoch(e, nil)
+	return false
+}
+
+// repeat runs a unit as it was recorded and compares the outcome.
+func (d *DB) repeat(u *Unit) error {
+	if err := d.runInternal(d.save); err != nil {
+		return err
+	}
+	rows, err := d.replay(&u.entry)
+	if err != nil {
+		return err
+	}
+	if want := u.Result.Result.Rows; want != nil && (rows == nil || string(rows.Data) != string(want.Data)) {
+		return fmt.Errorf("unit %v returned other rows when it was run again", u.Req.ID)
+	}
+	return d.endUnit()
+}
+
+// undoEpoch rolls an epoch back before it was proposed and puts its units, and the one
+// that was running, back in the queue.
+func (d *DB) undoEpoch(e *epoch, current *Unit) {
+	d.abandon(e)
+	units := e.units
+	if current != nil {
+		units = append(units, current)
+	}
+	again := units[:0]
+	for _, u := range units {
+		if u.retries++; u.retries > maxRetries {
+			u.fail(fmt.Errorf("engine: gave up after running the unit %d times: %w", u.retries, ErrNotLeading))
+			continue
+		}
+		again = append(again, u)
+	}
+	d.requeue(again)
+}
+
+// abandon rolls the open epoch back. Its units are still the caller's to answer.
+func (d *DB) abandon(e *epoch) {
+	d.epoch = nil
+	d.proposed.Store(0)
+	if err := d.rollbackOpen(); err != nil {
+		d.halt(err)
+	}
+}
+
+func (d *DB) rollbackOpen() error {
+	if d.w.Autocommit() {
+		return nil
+	}
+	return d.runInternal(d.rollback)
+}
+
+// propose hands the epoch to the log. An epoch in which nothing succeeded is
+// decided at once: its errors rest on committed state alone.
+func (d *DB) propose(e *epoch) {
+	if e.good == 0 {
+		d.abandon(e)
+		e.answer(nil)
+		return
+	}
+	durable.CrashPoint("propose.before")
+	var enc wire.EntryEncoder
+	enc.Begin(wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Engine: sqlite.Fingerprint(), Time: d.time, ForeignKeys: e.fk})
+	for _, u := range e.units {
+		if !u.failed {
+			enc.AppendUnit(&u.entry)
+		}
+	}
+	if err := enc.Err(); err != nil {
+		d.tooLarge(e, enc.Len())
+		return
+	}
+	data := enc.Finish()
+	e.proposed = true
+	d.proposed.Store(e.seq) // before the entry can come back
+	seq := e.seq
+	d.cfg.Propose(data, func(err error) {
+		if err != nil {
+			d.enqueue(logItem{kind: itemProposal, epoch: seq, err: err})
+		}
+	})
+}
+
+// tooLarge undoes an epoch whose entry exceeds what the log takes. A unit alone in
+// it can never succeed; others are tried one by one.
+func (d *DB) tooLarge(e *epoch, size int) {
+	if e.good > 1 {
+		for _, u := range e.units {
+			u.alone = true
+		}
+		d.undoEpoch(e, nil)
+		return
+	}
+	d.abandon(e)
+	for _, u := range e.units {
+		if !u.failed {
+			u.failed, u.Err = true, &TooLargeError{What: "the replicated entry", Size: size, Most: wire.MaxEntryBytes}
+		}
+	}
+	e.answer(nil)
+}
+
+// proposalFailed handles an epoch whose proposal ended without its entry coming
+// back. Whether the entry can still win decides what the units are told.
+func (d *DB) proposalFailed(seq uint64, err error) {
+	e := d.epoch
+	if e == nil || e.seq != seq {
+		return // decided meanwhile: the log wins over a late error (H13)
+	}
+	d.abandon(e)
+	if d.cfg.ProposalLost(err) {
+		e.answer(ErrUnknown)
+	} else {
+		e.answer(ErrNotLeading)
+	}
+}
+
+// answer tells every unit of the epoch. err is nil when what they rest on is
+// decided: then the failed ones get their own error.
+func (e *epoch) answer(err error) {
+	for _, u := range e.units {
+		switch {
+		case err == nil:
+			u.finish()
+		case u.failed:
+			u.fail(ErrNotLeading) // it was not proposed, and its error is not decided
+		default:
+			u.fail(err)
+		}
+	}
+	e.units = nil
+}
+
+func isCode(err error, code int) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code == code
+}

@@ -1,0 +1,358 @@
+package engine
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// executor runs statements on one connection: it prepares them under the policy,
+// keeps the prepared ones, binds arguments and collects outcomes. Leader, follower
+// and reader share it, so that a statement means the same to all of them. It
+// belongs to one goroutine at a time.
+type executor struct {
+	conn   *sqlite.Conn
+	policy policy
+	cache  map[string]*list.Element
+	lru    *list.List // of *prepared, most recently used first
+}
+
+const maxCachedStatements = 256
+
+type prepared struct {
+	st  *sqlite.Stmt
+	sql string
+	// judged on first use as a write: nil, or why the text is refused by default
+	ownCall *NonDeterministicError
+	probed  bool
+	calls   []call
+	counts  bool   // its row count means something
+	cached  string // its key in the cache
+
+}
+
+func newExecutor(conn *sqlite.Conn, reader bool) *executor {
+	x := &executor{conn: conn, cache: map[string]*list.Element{}, lru: list.New()}
+	x.policy.reader = reader
+	conn.SetAuthorizer(x.policy.authorize)
+	return x
+}
+
+// runOptions say how one statement string is run.
+type runOptions struct {
+	trusted bool // a replayed or internal statement: no policy
+	pin     bool // the statement's own calls of random() and the clock are pinned, not refused
+	rows    int  // collect rows, at most so many bytes; 0 drains them
+}
+
+// run executes a statement string to its end. All of it happened or, on an error,
+// the caller rolls back; a script stops at its first error. The outcome is that of
+// its last statement, the rows are those of the last statement that returned any.
+func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outcome, rows *wire.Rows, err error) {
+	x.policy.trusted = o.trusted
+	defer func() { x.policy.trusted = true }()
+	for rest := sql; rest != ""; {
+		p, tail, err := x.prepare(rest, o)
+		if err != nil {
+			return out, nil, err
+		}
+		if p == nil {
+			rest = tail
+			continue
+		}
+		var got *wire.Rows
+		out, got, err = x.runOne(p, args, o.rows)
+		x.release(p)
+		if err != nil {
+			return out, nil, err
+		}
+		if got != nil {
+			rows = got
+		}
+		rest = tail
+	}
+	return out, rows, nil
+}
+
+func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Outcome, rows *wire.Rows, err error) {
+	if err := bind(p.st, args); err != nil {
+		return out, nil, err
+	}
+	defer func() {
+		p.st.ClearBindings()
+	}()
+	collect := maxRows > 0 && p.st.ColumnCount() > 0
+	for {
+		row, err := p.st.Step()
+		if err != nil {
+			return out, nil, err
+		}
+		if collect && rows == nil {
+			rows = &wire.Rows{Columns: columns(p.st)}
+		}
+		if !row {
+			break
+		}
+		if !collect {
+			continue
+		}
+		rows.Data = appendRow(rows.Data, p.st)
+		rows.N++
+		if len(rows.Data) > maxRows {
+			_ = p.st.Reset()
+			return out, nil, &TooLargeError{What: "the result held in memory", Size: len(rows.Data), Most: maxRows}
+		}
+	}
+	if err := p.st.Reset(); err != nil {
+		return out, nil, err
+	}
+	out.LastInsertID = x.conn.LastInsertRowID()
+	if p.counts {
+		out.RowsAffected = x.conn.Changes()
+	}
+	return out, rows, nil
+}
+
+// prepare returns the first statement of sql and what follows it. The statement is
+// nil when sql starts with nothing but blanks and comments up to the next one.
+func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) {
+	if e := x.cache[sql]; e != nil {
+		x.lru.MoveToFront(e)
+		p := e.Value.(*prepared)
+		return p, "", x.admit(p, o)
+	}
+	x.policy.begin()
+	x.policy.trusted = o.trusted
+	st, tail, err := x.conn.Prepare(sql)
+	x.policy.trusted = true
+	if verdict := x.policy.judge(); verdict != nil && !o.trusted {
+		if st != nil {
+			_ = st.Finalize()
+		}
+		return nil, "", verdict
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	if st == nil {
+		return nil, tail, nil
+	}
+	f := &x.policy.facts
+	p := &prepared{st: st, sql: sql[:len(sql)-len(tail)], counts: f.rows && !f.schema}
+	if f.computes() {
+		p.calls = append(p.calls, f.calls...)
+	}
+	if strings.TrimSpace(tail) == "" {
+		x.keep(p, sql)
+		tail = ""
+	}
+	if err := x.admit(p, o); err != nil {
+		x.release(p)
+		return nil, "", err
+	}
+	return p, tail, nil
+}
+
+// admit refuses a write whose own text is not deterministic, unless it is pinned.
+func (x *executor) admit(p *prepared, o runOptions) error {
+	if o.trusted || o.pin || x.policy.reader || len(p.calls) == 0 || p.st.ReadOnly() {
+		return nil
+	}
+	if !p.probed {
+		p.ownCall = ownCall(p.sql, p.calls, func(nth int) int { return x.probe(p.sql, nth) })
+		p.probed = true
+	}
+	if p.ownCall != nil {
+		return p.ownCall
+	}
+	return nil
+}
+
+func (x *executor) probe(sql string, nth int) int {
+	x.policy.begin()
+	x.policy.deny = nth
+	x.policy.trusted = false
+	st, _, err := x.conn.Prepare(sql)
+	x.policy.deny = 0
+	x.policy.trusted = true
+	if st != nil {
+		_ = st.Finalize()
+	}
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		return e.Offset
+	}
+	return -1
+}
+
+func (x *executor) keep(p *prepared, key string) {
+	p.cached = strings.Clone(key)
+	p.sql = p.cached[:len(p.sql)]
+	x.cache[p.cached] = x.lru.PushFront(p)
+	for x.lru.Len() > maxCachedStatements {
+		e := x.lru.Back()
+		old := e.Value.(*prepared)
+		x.lru.Remove(e)
+		delete(x.cache, old.cached)
+		_ = old.st.Finalize()
+	}
+}
+
+func (x *executor) release(p *prepared) {
+	if p.cached == "" {
+		_ = p.st.Finalize()
+	}
+}
+
+// forget drops every prepared statement.
+func (x *executor) forget() {
+	for e := x.lru.Front(); e != nil; e = e.Next() {
+		_ = e.Value.(*prepared).st.Finalize()
+	}
+	x.lru.Init()
+	clear(x.cache)
+}
+
+// bind gives a statement its arguments as modernc.org/sqlite does: a parameter
+// ?NNN or $NNN takes the argument of that number, a named one the argument of its
+// name, an anonymous one that of its position. Every statement of a script sees
+// all arguments.
+func bind(st *sqlite.Stmt, args wire.Args) error {
+	n := st.ParamCount()
+	if n == 0 {
+		return nil
+	}
+	r, err := args.Reader()
+	if err != nil {
+		return err
+	}
+	if sequential(st, n) {
+		return bindSequence(st, n, &r)
+	}
+	return bindNamed(st, n, &r)
+}
+
+// sequential reports whether all parameters are anonymous, the common case.
+func sequential(st *sqlite.Stmt, n int) bool {
+	for i := 1; i <= n; i++ {
+		if st.ParamName(i) != "" {
+			return false
+		}
+	}
+	return true
+}
+
+func bindSequence(st *sqlite.Stmt, n int, r *wire.ValueReader) error {
+	for i := 1; i <= n; i++ {
+		_, v, ok, err := r.Next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return &ArgumentError{Msg: fmt.Sprintf("missing argument with index %d", i)}
+		}
+		if err := bindValue(st, i, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bindNamed(st *sqlite.Stmt, n int, r *wire.ValueReader) error {
+	type arg struct {
+		name string
+		v    wire.Value
+	}
+	var all []arg
+	for {
+		name, v, ok, err := r.Next()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		all = append(all, arg{name, v})
+	}
+	for i := 1; i <= n; i++ {
+		name, found := st.ParamName(i), -1
+		if name == "" {
+			found = i - 1
+		} else {
+			if name[0] == '?' || name[0] == '$' {
+				if k, err := strconv.Atoi(name[1:]); err == nil {
+					found = k - 1
+				}
+			}
+			for j := range all {
+				if all[j].name == name[1:] && (found < 0 || j < found) {
+					found = j
+				}
+			}
+		}
+		if found < 0 || found >= len(all) {
+			if name != "" {
+				return &ArgumentError{Msg: fmt.Sprintf("missing named argument %q", name[1:])}
+			}
+			return &ArgumentError{Msg: fmt.Sprintf("missing argument with index %d", i)}
+		}
+		if err := bindValue(st, i, all[found].v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// An ArgumentError says which argument a statement lacks. Nothing was applied.
+type ArgumentError struct{ Msg string }
+
+func (e *ArgumentError) Error() string { return e.Msg }
+
+func bindValue(st *sqlite.Stmt, i int, v wire.Value) error {
+	switch v.Kind {
+	case wire.KindInt:
+		return st.BindInt64(i, v.Int64())
+	case wire.KindFloat:
+		return st.BindFloat64(i, v.Float64())
+	case wire.KindText:
+		return st.BindText(i, v.B)
+	case wire.KindBlob:
+		return st.BindBlob(i, v.B)
+	}
+	return st.BindNull(i)
+}
+
+func columns(st *sqlite.Stmt) []wire.Column {
+	cs := make([]wire.Column, st.ColumnCount())
+	for i := range cs {
+		cs[i] = wire.Column{Name: st.ColumnName(i), DeclType: st.ColumnDeclType(i)}
+	}
+	return cs
+}
+
+func appendRow(b []byte, st *sqlite.Stmt) []byte {
+	for i := range st.ColumnCount() {
+		b = wire.AppendValue(b, columnValue(st, i))
+	}
+	return b
+}
+
+// columnValue views a column; it is valid until the statement's next step.
+func columnValue(st *sqlite.Stmt, i int) wire.Value {
+	switch st.ColumnType(i) {
+	case sqlite.TypeInt:
+		return wire.Int(st.ColumnInt64(i))
+	case sqlite.TypeFloat:
+		return wire.Float(st.ColumnFloat64(i))
+	case sqlite.TypeText:
+		return wire.Value{Kind: wire.KindText, B: st.ColumnBytes(i)}
+	case sqlite.TypeBlob:
+		return wire.Value{Kind: wire.KindBlob, B: st.ColumnBytes(i)}
+	}
+	return wire.Null()
+}

@@ -1,0 +1,191 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+type itemKind int
+
+const (
+	itemEntry itemKind = iota
+	itemLead
+	itemStepDown
+	itemDrain
+	itemProposal // how a proposal ended without its entry coming back
+)
+
+// logItem is what the node tells the owner, in order.
+type logItem struct {
+	kind    itemKind
+	mark    wire.Mark
+	data    []byte
+	drained chan struct{}
+	epoch   uint64
+	err     error
+}
+
+// haltError keeps the reason of a halt.
+type haltError struct {
+	name string
+	err  error
+}
+
+func (h *haltError) Error() string {
+	return fmt.Sprintf("database %q has stopped on this node: %v", h.name, h.err)
+}
+
+func (h *haltError) Unwrap() []error { return []error{ErrHalted, h.err} }
+
+func (d *DB) enqueue(it logItem) {
+	for {
+		d.mu.Lock()
+		if d.closing || d.halted.Load() != nil {
+			d.mu.Unlock()
+			if it.drained != nil {
+				close(it.drained)
+			}
+			return
+		}
+		if it.kind != itemEntry || d.logBytes == 0 || d.logBytes+len(it.data) <= d.cfg.MaxLogQueue {
+			break
+		}
+		room := d.logRoom
+		d.mu.Unlock()
+		select {
+		case <-room:
+		case <-d.stopped:
+			return
+		}
+	}
+	d.log = append(d.log, it)
+	d.logBytes += len(it.data)
+	if it.kind == itemStepDown || it.kind == itemEntry && !d.isOwn(it.data) {
+		d.urgent.Store(true) // under mu, as the owner clears it when it takes the log
+	}
+	d.mu.Unlock()
+	d.signal()
+}
+
+// isOwn reports whether an entry is the epoch this process proposed and waits for.
+func (d *DB) isOwn(data []byte) bool {
+	_, proposer, epoch, _, err := wire.EntryOwner(data)
+	return err == nil && proposer == d.cfg.Proposer && epoch == d.proposed.Load()
+}
+
+// own is the owner's goroutine. The log comes first: it decides the epoch that is
+// out, and an entry of another leader means that what is open here is void.
+func (d *DB) own() {
+	defer close(d.stopped)
+	for {
+		d.mu.Lock()
+		closing, items := d.closing, d.log
+		d.log, d.logBytes = nil, 0
+		if len(items) > 0 {
+			close(d.logRoom)
+			d.logRoom = make(chan struct{})
+		}
+		if !closing {
+			d.urgent.Store(false)
+		}
+		d.mu.Unlock()
+		switch {
+		case len(items) > 0 && !closing:
+			d.consume(items)
+			continue
+		case closing:
+			d.shut(items)
+			return
+		}
+		if d.epoch == nil && d.workBetweenEpochs() {
+			continue
+		}
+		<-d.wake
+	}
+}
+
+// workBetweenEpochs runs what needs the connection outside a transaction. It
+// reports whether it did anything.
+func (d *DB) workBetweenEpochs() bool {
+	d.mu.Lock()
+	control, units := d.control, d.units
+	d.control, d.units = nil, nil
+	d.mu.Unlock()
+	for _, fn := range control {
+		fn()
+	}
+	switch {
+	case len(units) == 0:
+		return len(control) > 0
+	case d.halted.Load() != nil:
+		failAll(units, d.Err())
+	case d.leading.Load() == 0:
+		failAll(units, ErrNotLeading)
+	default:
+		d.runEpoch(units)
+	}
+	return true
+}
+
+func failAll(units []*Unit, err error) {
+	for _, u := range units {
+		if u.state.Load() != unitCanceled {
+			u.fail(err)
+		}
+	}
+}
+
+// takeUnits takes what waits now.
+func (d *DB) takeUnits() []*Unit {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	units := d.units
+	d.units = nil
+	return units
+}
+
+// requeue puts units back in front, in order.
+func (d *DB) requeue(units []*Unit) {
+	if len(units) == 0 {
+		return
+	}
+	d.mu.Lock()
+	d.units = append(append(make([]*Unit, 0, len(units)+len(d.units)), units...), d.units...)
+	d.mu.Unlock()
+	d.signal()
+}
+
+// halt stops this replica: it must not skip an entry, so it takes none any more.
+func (d *DB) halt(err error) {
+	if !d.halted.CompareAndSwap(nil, &haltError{d.cfg.Name, err}) {
+		return
+	}
+	d.leading.Store(0)
+	d.cfg.Logger.Error("replica stopped", "db", d.cfg.Name, "mark", d.Mark().String(), "err", err)
+	d.publish(d.Mark())
+	if d.cfg.Halt != nil {
+		d.cfg.Halt(d.Err())
+	}
+}
+
+// shut answers everything that waits. An epoch that was proposed may still win.
+func (d *DB) shut(items []logItem) {
+	for _, it := range items {
+		if it.drained != nil {
+			close(it.drained)
+		}
+	}
+	if e := d.epoch; e != nil {
+		d.abandon(e)
+		e.answer(ErrUnknown)
+	}
+	d.mu.Lock()
+	units, control := d.units, d.control
+	d.units, d.control = nil, nil
+	d.mu.Unlock()
+	failAll(units, ErrClosed)
+	for _, fn := range control {
+		fn()
+	}
+}

@@ -1,0 +1,317 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// readerPool keeps connections for reading. SQLite's page cache has one lock for the
+// process, so few are active at a time to advantage; but a caller may hold one open
+// while it asks with another, so there may be many.
+type readerPool struct {
+	cfg    Config
+	tokens chan struct{}
+	mu     sync.Mutex
+	idle   []*Reader
+	closed bool
+	shut   chan struct{} // closed: new readers wait for it to be replaced by nil
+	active int
+}
+
+func newReaderPool(cfg Config) *readerPool {
+	return &readerPool{cfg: cfg, tokens: make(chan struct{}, cfg.MaxReaders)}
+}
+
+// Reader is a connection for reading, used by one goroutine at a time.
+type Reader struct {
+	pool *readerPool
+	conn *sqlite.Conn
+	x    *executor
+	ctx  context.Context
+	done <-chan struct{}
+}
+
+// Empty is a database without a file: what is read before the first write.
+type Empty struct{ pool *readerPool }
+
+// NewEmpty returns a database that holds nothing. Close it.
+func NewEmpty() *Empty {
+	return &Empty{newReaderPool(Config{}.withDefaults())}
+}
+
+// Reader takes a connection; Release it.
+func (e *Empty) Reader(ctx context.Context) (*Reader, error) { return e.pool.acquire(ctx) }
+
+// Close closes the connections that are not in use; the others close when released.
+func (e *Empty) Close() { e.pool.close() }
+
+// Reader takes a connection; Release it.
+func (d *DB) Reader(ctx context.Context) (*Reader, error) { return d.readers.acquire(ctx) }
+
+func (p *readerPool) acquire(ctx context.Context) (*Reader, error) {
+	select {
+	case p.tokens <- struct{}{}:
+	default:
+		select {
+		case p.tokens <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	r, err := p.take(ctx)
+	if err != nil {
+		<-p.tokens
+		return nil, err
+	}
+	r.ctx, r.done = ctx, ctx.Done()
+	return r, nil
+}
+
+func (p *readerPool) take(ctx context.Context) (*Reader, error) {
+	for {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, ErrClosed
+		}
+		shut := p.shut
+		if shut == nil {
+			break
+		}
+		p.mu.Unlock()
+		select {
+		case <-shut:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	p.active++
+	var r *Reader
+	if n := len(p.idle); n > 0 {
+		r, p.idle = p.idle[n-1], p.idle[:n-1]
+	}
+	p.mu.Unlock()
+	if r != nil {
+		return r, nil
+	}
+	r, err := p.open()
+	if err != nil {
+		p.mu.Lock()
+		p.active--
+		p.mu.Unlock()
+	}
+	return r, err
+}
+
+func (p *readerPool) open() (*Reader, error) {
+	conn, err := sqlite.Open(p.cfg.Path, sqlite.Options{ReadOnly: true, Memory: p.cfg.Path == "", BusyTimeout: 5 * time.Second, CacheBytes: p.cfg.CacheBytes})
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Exec("PRAGMA temp_store=MEMORY; PRAGMA foreign_keys=OFF"); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	r := &Reader{pool: p, conn: conn, x: newExecutor(conn, true)}
+	conn.SetProgress(progressOps, r.canceled)
+	return r, nil
+}
+
+// Release gives the connection back. No cursor of it may be used after.
+func (r *Reader) Release() {
+	p := r.pool
+	r.ctx, r.done = nil, nil
+	p.mu.Lock()
+	p.active--
+	keep := !p.closed && len(p.idle) < p.cfg.ReadConns
+	if keep {
+		p.idle = append(p.idle, r)
+	}
+	p.mu.Unlock()
+	<-p.tokens
+	if !keep {
+		r.close()
+	}
+}
+
+func (r *Reader) close() {
+	r.x.forget()
+	_ = r.conn.Close()
+}
+
+func (p *readerPool) close() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle, p.closed = nil, true
+	p.mu.Unlock()
+	for _, r := range idle {
+		r.close()
+	}
+}
+
+// gate keeps new readers out and waits up to limit for those under way.
+func (p *readerPool) gate(limit time.Duration) (open func()) {
+	shut := make(chan struct{})
+	p.mu.Lock()
+	p.shut = shut
+	p.mu.Unlock()
+	deadline := time.Now().Add(limit)
+	for time.Now().Before(deadline) {
+		p.mu.Lock()
+		n := p.active
+		p.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		time.Sleep(limit / 20)
+	}
+	return func() {
+		p.mu.Lock()
+		p.shut = nil
+		p.mu.Unlock()
+		close(shut)
+	}
+}
+
+func (r *Reader) canceled() bool {
+	if r.done == nil {
+		return false
+	}
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Class says what a statement string does.
+type Class int
+
+// Classes of statement strings.
+const (
+	ClassEmpty Class = iota // blanks and comments
+	ClassRead
+	ClassWrite
+)
+
+// Classify prepares a statement string and tells whether any statement of it writes.
+// A statement that cannot be prepared here, on a schema that may lag, is an error,
+// unless one before it writes.
+func (r *Reader) Classify(sql string) (Class, error) {
+	class := ClassEmpty
+	for rest := sql; rest != ""; {
+		p, tail, err := r.x.prepare(rest, runOptions{})
+		if err != nil {
+			return class, r.wrap(err)
+		}
+		if p != nil {
+			class = ClassRead
+			write := !p.st.ReadOnly() && !p.st.IsExplain()
+			r.x.release(p)
+			if write {
+				return ClassWrite, nil
+			}
+		}
+		rest = tail
+	}
+	return class, nil
+}
+
+// Query runs a statement string that only reads. The cursor is that of its last
+// statement; those before it run to their end.
+func (r *Reader) Query(sql string, args wire.Args, pre wire.PreState) (*Cursor, error) {
+	r.conn.SetPreState(pre.LastInsertID, pre.Changes)
+	var last *prepared
+	for rest := sql; rest != ""; {
+		p, tail, err := r.x.prepare(rest, runOptions{})
+		if err != nil {
+			r.drop(last)
+			return nil, r.wrap(err)
+		}
+		rest = tail
+		if p == nil {
+			continue
+		}
+		if err := r.finish(last); err != nil {
+			r.x.release(p)
+			return nil, err
+		}
+		last = p
+		if err := bind(p.st, args); err != nil {
+			r.drop(last)
+			return nil, err
+		}
+	}
+	return &Cursor{r: r, p: last}, nil
+}
+
+// finish steps a statement that is not the last to its end.
+func (r *Reader) finish(p *prepared) error {
+	if p == nil {
+		return nil
+	}
+	defer r.drop(p)
+	for {
+		row, err := p.st.Step()
+		if err != nil || !row {
+			return r.wrap(err)
+		}
+	}
+}
+
+func (r *Reader) drop(p *prepared) {
+	if p == nil {
+		return
+	}
+	_ = p.st.Reset()
+	_ = p.st.ClearBindings()
+	r.x.release(p)
+}
+
+// wrap makes an interrupt the context's error.
+func (r *Reader) wrap(err error) error {
+	if err != nil && r.ctx != nil && r.ctx.Err() != nil && isCode(err, sqlite.Interrupt) {
+		return r.ctx.Err()
+	}
+	return err
+}
+
+// Cursor walks the rows of a query.
+type Cursor struct {
+	r *Reader
+	p *prepared
+}
+
+// Columns describes the result; it is nil for a string without a statement.
+func (c *Cursor) Columns() []wire.Column {
+	if c.p == nil {
+		return nil
+	}
+	return columns(c.p.st)
+}
+
+// Next steps to the next row.
+func (c *Cursor) Next() (bool, error) {
+	if c.p == nil {
+		return false, nil
+	}
+	row, err := c.p.st.Step()
+	return row, c.r.wrap(err)
+}
+
+// Value views a column of the current row, until the next step.
+func (c *Cursor) Value(i int) wire.Value { return columnValue(c.p.st, i) }
+
+// AppendRow encodes the current row.
+func (c *Cursor) AppendRow(b []byte) []byte { return appendRow(b, c.p.st) }
+
+// Close ends the query. The reader may be used again.
+func (c *Cursor) Close() {
+	c.r.drop(c.p)
+	c.p = nil
+}

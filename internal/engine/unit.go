@@ -1,0 +1,128 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// Outcomes of a unit that are not SQL errors. The node makes the user's errors of them.
+var (
+	// ErrNotLeading: this node does not lead; the unit was not applied.
+	ErrNotLeading = errors.New("engine: not leading")
+	// ErrUnknown: leadership was lost after the unit was proposed. Submitting it
+	// again with the same request ID, to a leader that has applied its log, tells.
+	ErrUnknown = errors.New("engine: outcome unknown")
+	// ErrExpired: the request ID is older than what the replicated memory holds.
+	ErrExpired = errors.New("engine: request too old to tell whether it was applied")
+	// ErrHalted: this replica has stopped; see DB.Err.
+	ErrHalted = errors.New("engine: this replica has stopped")
+	// ErrClosed: the database was closed.
+	ErrClosed = errors.New("engine: closed")
+	// ErrCanceled: the unit was withdrawn before it ran to its end; not applied.
+	ErrCanceled = errors.New("engine: canceled")
+	// ErrTimeout: the unit ran longer than it may; not applied.
+	ErrTimeout = errors.New("engine: statement took too long")
+)
+
+// A TooLargeError says which bound a unit broke. The unit was not applied.
+type TooLargeError struct {
+	What       string
+	Size, Most int
+}
+
+func (e *TooLargeError) Error() string {
+	return "engine: " + e.What + " is larger than the limit"
+}
+
+const (
+	unitQueued int32 = iota
+	unitTaken        // the owner has it: it may be part of a proposed epoch
+	unitDone
+	unitCanceled
+)
+
+// Unit is what is atomic: one statement, or several that succeed or fail together.
+// Done is called exactly once, from the database's goroutine, unless Cancel
+// returned true; it must not block. After it Result and Err are final.
+type Unit struct {
+	Req    wire.Unit
+	Done   func(*Unit)
+	Result wire.UnitResult
+	// Err is nil, one of the sentinels above, *sqlite.Error, *NonDeterministicError,
+	// *RefusedError or *TooLargeError.
+	Err error
+
+	state    atomic.Int32
+	canceled atomic.Bool
+	deadline time.Time
+
+	// Owned by the database's goroutine.
+	time    int64 // pinned time, unix milliseconds
+	seed    uint64
+	entry   wire.EntryUnit
+	failed  bool    // Err is decided when what it rests on is (H9)
+	follow  []*Unit // the same request, sent again while this one was in flight
+	alone   bool    // needs an epoch of its own (H5, H10)
+	retries int
+}
+
+// Cancel withdraws a unit. It returns true if the unit had not been taken up: then
+// it was not applied, and Done is not called. Otherwise a running statement is
+// interrupted and Done tells.
+func (u *Unit) Cancel() bool {
+	if u.state.CompareAndSwap(unitQueued, unitCanceled) {
+		return true
+	}
+	u.canceled.Store(true)
+	return false
+}
+
+func (u *Unit) finish() {
+	if u.state.Swap(unitDone) == unitDone {
+		return
+	}
+	u.Done(u)
+	for _, f := range u.follow {
+		f.Result, f.Err = u.Result, u.Err
+		f.Result.Duplicate = true
+		f.finish()
+	}
+	u.follow = nil
+}
+
+func (u *Unit) fail(err error) {
+	u.Err = err
+	u.finish()
+}
+
+// Exec submits one unit and waits. When ctx ends first, the error is ctx's,
+// joined with ErrUnknown if the unit may still be applied.
+func (d *DB) Exec(ctx context.Context, req wire.Unit) (wire.UnitResult, error) {
+	done := make(chan struct{})
+	u := &Unit{Req: req, Done: func(*Unit) { close(done) }}
+	d.Submit(u)
+	select {
+	case <-done:
+		return u.Result, u.Err
+	case <-ctx.Done():
+	}
+	if u.Cancel() {
+		return wire.UnitResult{}, errors.Join(context.Cause(ctx), ErrCanceled)
+	}
+	// An interrupted statement answers at once; a proposed one may take as long
+	// as consensus does, and the caller does not wait for it.
+	select {
+	case <-done:
+		return u.Result, u.Err
+	case <-time.After(cancelGrace):
+		return wire.UnitResult{}, errors.Join(context.Cause(ctx), ErrUnknown)
+	}
+}
+
+// cancelGrace is how long a canceled caller waits to learn that its statement
+// was stopped rather than proposed.
+const cancelGrace = 20 * time.Millisecond
