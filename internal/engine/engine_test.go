@@ -367,6 +367,7 @@ func TestRejectAndPin(t *testing.T) {
 		{"INSERT INTO t(b) VALUES(datetime('now'))", "datetime"},
 		{"INSERT INTO t(b) VALUES(CURRENT_TIMESTAMP)", "current_timestamp"},
 		{"INSERT INTO t(b) VALUES(strftime('%s'))", "strftime"},
+		{"INSERT INTO t(b) WITH c(r) AS (SELECT random()) SELECT r FROM c", "random"},
 		{"INSERT INTO t(b) VALUES(unixepoch())", "unixepoch"},
 		{"UPDATE t SET b = date('NOW', '+1 day')", "date"},
 		{"DELETE FROM t WHERE a IN (SELECT a FROM t ORDER BY random() LIMIT 1)", "random"},
@@ -408,6 +409,7 @@ func TestRefusedStatements(t *testing.T) {
 		"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT a", "RELEASE colmena_unit", "INSERT INTO t VALUES(1); COMMIT", "INSERT INTO t VALUES(total_changes())",
 		"INSERT INTO t(rowid, a) VALUES(9223372036854775807, 1)", "INSERT INTO t VALUES(datetime('2020-01-01','localtime'))",
 		"VACUUM", "VACUUM INTO '/tmp/x'", "PRAGMA query_only=1",
+		"CREATE TABLE x(a REFERENCES sqlite_colmena(id))", "CREATE TABLE x(a, FOREIGN KEY(a) REFERENCES SQLITE_COLMENA)",
 	} {
 		if _, err := g.exec(sql); err == nil {
 			t.Errorf("%s: no error", sql)

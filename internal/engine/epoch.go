@@ -227,7 +227,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 // runStatements runs the unit and records what a replica needs to do the same.
 func (d *DB) runStatements(u *Unit) error {
 	req := &u.Req
-	d.maxRowID = false
+	d.maxRowID, d.x.schema = false, false
 	d.w.SetNow(u.time)
 	d.w.SetSeed(u.seed)
 	d.w.SetPreState(req.Pre.LastInsertID, req.Pre.Changes)
@@ -274,8 +274,29 @@ func (d *DB) endUnit() error {
 	if n > 0 {
 		return &sqlite.Error{Code: sqlite.Constraint, Extended: sqlite.ConstraintForeignKey, Msg: "constraint failed: FOREIGN KEY constraint failed", Offset: -1}
 	}
+	if d.x.schema {
+		d.x.schema = false
+		if err := d.checkSchema(); err != nil {
+			return err
+		}
+	}
 	return d.runInternal(d.release)
 }
+
+// checkSchema refuses what the authorizer is not asked about: a foreign key on the
+// internal table, which would let a user's row keep the replica from moving on.
+func (d *DB) checkSchema() error {
+	_, rows, err := d.x.run(sqlInternalReferences, nil, runOptions{trusted: true, rows: 1 << 20})
+	if err != nil {
+		return err
+	}
+	if rows != nil && rows.N > 0 {
+		return &RefusedError{"a foreign key on " + internalTable, "it holds the replica's own position"}
+	}
+	return nil
+}
+
+const sqlInternalReferences = `SELECT 1 FROM sqlite_schema AS s, pragma_foreign_key_list(s.name) AS f WHERE s.type = 'table' AND f."table" = 'sqlite_colmena' COLLATE NOCASE LIMIT 1`
 
 func (d *DB) undoUnit() error {
 	if err := d.runInternal(d.undo); err != nil {

@@ -20,6 +20,7 @@ type executor struct {
 	policy policy
 	cache  map[string]*list.Element
 	lru    *list.List // of *prepared, most recently used first
+	schema bool       // a statement that changes the schema was run
 }
 
 const maxCachedStatements = 256
@@ -83,9 +84,8 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 	if err := bind(p.st, args); err != nil {
 		return out, nil, err
 	}
-	defer func() {
-		p.st.ClearBindings()
-	}()
+	defer p.st.ClearBindings()
+	x.schema = x.schema || p.schema
 	collect := maxRows > 0 && p.st.ColumnCount() > 0
 	for {
 		row, err := p.st.Step()
@@ -143,7 +143,7 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 		return nil, tail, nil
 	}
 	f := &x.policy.facts
-	p := &prepared{st: st, sql: sql[:len(sql)-len(tail)], counts: f.rows && !f.schema}
+	p := &prepared{st: st, sql: sql[:len(sql)-len(tail)], counts: f.rows && !f.schema, schema: f.schema}
 	if f.computes() {
 		p.calls = append(p.calls, f.calls...)
 	}

@@ -128,7 +128,7 @@ func (p *policy) note(a sqlite.Action) {
 		p.facts.schema = true // these keep the sqlite_stat tables on their own account
 		p.facts.created = p.facts.created || a.Code == sqlite.ActionCreateTable
 	case sqlite.ActionFunction:
-		if name := strings.ToLower(a.Arg2); a.Trigger == "" && volatile(name) {
+		if name := strings.ToLower(a.Arg2); volatile(name) {
 			p.calls++
 			p.facts.calls = append(p.facts.calls, call{name, p.calls})
 		}

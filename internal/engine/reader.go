@@ -113,7 +113,8 @@ func (p *readerPool) open() (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.Exec("PRAGMA temp_store=MEMORY; PRAGMA foreign_keys=OFF"); err != nil {
+	// Without QPSG a statement is compiled again whenever its arguments change.
+	if err := errors.Join(conn.DBConfig(sqlite.ConfigQPSG, true), conn.Exec("PRAGMA temp_store=MEMORY; PRAGMA foreign_keys=OFF")); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	r := &Reader{pool: p, conn: conn, x: newExecutor(conn, true)}
