@@ -33,6 +33,7 @@ type prepared struct {
 	probed  bool
 	calls   []call
 	counts  bool   // its row count means something
+	schema  bool   // it changes the schema
 	cached  string // its key in the cache
 
 }
