@@ -183,10 +183,13 @@ func (d *DB) replayEntry(tx *replayTx, it *logItem) {
 	tx.mark = it.mark
 	tx.bytes += len(it.data)
 	d.time = max(d.time, d.entry.Time)
-	if d.cfg.Applied != nil {
+	switch {
+	case d.cfg.Watch:
 		e := d.entry
 		d.entry = wire.Entry{} // watchers may keep it
 		tx.done = append(tx.done, replayed{it.mark, &e})
+	case d.cfg.Applied != nil:
+		tx.done = append(tx.done, replayed{it.mark, nil})
 	}
 }
 
@@ -322,8 +325,11 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 		d.halt(fmt.Errorf("entry %v could not be committed: %w", mark, err))
 	} else {
 		d.publish(mark)
-		if d.cfg.Applied != nil {
+		switch {
+		case d.cfg.Watch:
 			d.cfg.Applied(mark, e.asEntry(d))
+		case d.cfg.Applied != nil:
+			d.cfg.Applied(mark, nil)
 		}
 		d.check.note()
 	}

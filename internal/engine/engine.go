@@ -55,8 +55,10 @@ type Config struct {
 	// Halt is called once, from the owner's goroutine, when this replica must not go
 	// on: it would skip an entry or has parted from the others.
 	Halt func(error)
-	// Applied is called after each commit, from the owner's goroutine. It must not block.
+	// Applied is called after each entry was committed, from the owner's goroutine. It
+	// must not block. The entry is nil unless Watch is set.
 	Applied func(wire.Mark, *wire.Entry)
+	Watch   bool
 	Now     func() time.Time // wall clock, default time.Now
 	Logger  *slog.Logger
 

@@ -34,6 +34,8 @@ type Reader struct {
 	x    *executor
 	ctx  context.Context
 	done <-chan struct{}
+	// pinned says that a read transaction is open.
+	pinned bool
 }
 
 // Empty is a database without a file: what is read before the first write.
@@ -126,6 +128,7 @@ func (p *readerPool) open() (*Reader, error) {
 func (r *Reader) Release() {
 	p := r.pool
 	r.ctx, r.done = nil, nil
+	r.end()
 	p.mu.Lock()
 	p.active--
 	keep := !p.closed && len(p.idle) < p.cfg.ReadConns
@@ -177,6 +180,9 @@ func (p *readerPool) gate(limit time.Duration) (open func()) {
 		close(shut)
 	}
 }
+
+// Use sets the context that ends the reader's queries from now on.
+func (r *Reader) Use(ctx context.Context) { r.ctx, r.done = ctx, ctx.Done() }
 
 func (r *Reader) canceled() bool {
 	if r.done == nil {

@@ -1,0 +1,393 @@
+package colmena
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// Writes of one node travel to the leader on one stream. Those that wait while a frame
+// is being sent go into the next one, so frames form by themselves, as epochs do on
+// the leader. Every unit has a tag of its own and is answered when it is decided: a
+// slow one holds up no other's answer.
+//
+// A request frame is the tag of its first unit, then a wire.WriteRequest. A response
+// frame is a count, so many tags, then a wire.WriteResponse with as many results.
+
+// maxUnanswered is how many frames may be out of which nothing was answered yet.
+// More would leave earlier than units can gather.
+const maxUnanswered = 2
+
+// maxFrameUnits bounds the units of one frame, and maxFrameBytes roughly its size.
+const (
+	maxFrameUnits = 4096
+	maxFrameBytes = 4 << 20
+)
+
+// senderSet holds a sender per node that leads or has led.
+type senderSet struct {
+	n   *Node
+	mu  sync.Mutex
+	all map[string]*sender
+}
+
+// outgoing is a unit on its way to the leader.
+type outgoing struct {
+	db    string
+	unit  wire.Unit
+	frame uint64
+	done  chan sendOutcome // one slot
+}
+
+// sendOutcome is a result, or an error of the way there.
+type sendOutcome struct {
+	result wire.UnitResult
+	err    error // rpc.ErrNotDelivered, rpc.ErrInterrupted
+}
+
+type sender struct {
+	n      *Node
+	target string
+	wake   chan struct{} // one slot
+
+	mu         sync.Mutex
+	queue      []*outgoing
+	out        map[uint64]*outgoing // sent and not answered, by tag
+	unanswered map[uint64]bool      // frames of which nothing was answered
+	nextTag    uint64
+	nextFrame  uint64
+	stream     *rpc.Stream
+}
+
+// send hands a unit to the node that leads and waits. When ctx ends first the unit
+// may have been sent or not: sent tells.
+func (s *senderSet) send(ctx context.Context, target, db string, u wire.Unit) (res wire.UnitResult, sent bool, err error) {
+	o := &outgoing{db: db, unit: u, done: make(chan sendOutcome, 1)}
+	sn := s.get(target)
+	sn.mu.Lock()
+	if len(sn.queue) >= engine.DefaultMaxQueued {
+		sn.mu.Unlock()
+		return res, false, &wire.Error{Code: wire.ErrBusy, Msg: "too many writes wait to be sent to the leader"}
+	}
+	sn.queue = append(sn.queue, o)
+	sn.mu.Unlock()
+	select {
+	case sn.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case r := <-o.done:
+		return r.result, !errors.Is(r.err, rpc.ErrNotDelivered), r.err
+	case <-ctx.Done():
+		return res, !sn.withdraw(o), ctx.Err()
+	case <-s.n.done:
+		return res, !sn.withdraw(o), ErrClosed
+	}
+}
+
+func (s *senderSet) get(target string) *sender {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sn := s.all[target]; sn != nil {
+		return sn
+	}
+	if s.all == nil {
+		s.all = map[string]*sender{}
+	}
+	sn := &sender{n: s.n, target: target, wake: make(chan struct{}, 1), out: map[uint64]*outgoing{}, unanswered: map[uint64]bool{}}
+	s.all[target] = sn
+	s.n.group.Go("writes to "+target, sn.run)
+	return sn
+}
+
+// withdraw takes a unit out of the queue, if it was not sent.
+func (sn *sender) withdraw(o *outgoing) bool {
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	for i, q := range sn.queue {
+		if q == o {
+			sn.queue = append(sn.queue[:i], sn.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+func (sn *sender) run(ctx context.Context) {
+	var buf []byte
+	for {
+		select {
+		case <-ctx.Done():
+			sn.fail(nil, rpc.ErrInterrupted)
+			return
+		case <-sn.wake:
+		}
+		for sn.ready() {
+			st, err := sn.open(ctx)
+			if err != nil {
+				sn.failQueue(err)
+				break
+			}
+			runtime.Gosched() // let those who were just answered queue up
+			if buf = sn.take(buf[:0]); len(buf) == 0 {
+				break
+			}
+			if err := st.Send(buf); err != nil {
+				sn.fail(st, err)
+			}
+		}
+	}
+}
+
+func (sn *sender) ready() bool {
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	return len(sn.queue) > 0 && len(sn.unanswered) < maxUnanswered
+}
+
+// open returns the stream, opening it if need be.
+func (sn *sender) open(ctx context.Context) (*rpc.Stream, error) {
+	sn.mu.Lock()
+	st := sn.stream
+	sn.mu.Unlock()
+	if st != nil {
+		return st, nil
+	}
+	st, err := sn.n.client.Open(ctx, sn.target, methodWrite)
+	if err != nil {
+		return nil, err
+	}
+	sn.mu.Lock()
+	sn.stream = st
+	sn.mu.Unlock()
+	if !sn.n.group.Go("write answers from "+sn.target, func(context.Context) { sn.receive(st) }) {
+		sn.fail(st, rpc.ErrClosed)
+		return nil, rpc.ErrClosed
+	}
+	return st, nil
+}
+
+// take makes a frame of what waits for one database.
+func (sn *sender) take(buf []byte) []byte {
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	if len(sn.queue) == 0 {
+		return nil
+	}
+	req := wire.WriteRequest{DB: sn.queue[0].db}
+	first, size, n := sn.nextTag, 0, 0
+	kept := sn.queue[:0]
+	sn.nextFrame++
+	for _, o := range sn.queue {
+		if o.db != req.DB || n >= maxFrameUnits || size > maxFrameBytes {
+			kept = append(kept, o)
+			continue
+		}
+		o.frame = sn.nextFrame
+		sn.out[sn.nextTag] = o
+		sn.nextTag++
+		req.Units = append(req.Units, o.unit)
+		size += o.unit.Size()
+		n++
+	}
+	clear(sn.queue[len(kept):])
+	sn.queue = kept
+	sn.unanswered[sn.nextFrame] = true
+	return req.Append(binary.AppendUvarint(buf, first))
+}
+
+// receive hands out answers until the stream ends.
+func (sn *sender) receive(st *rpc.Stream) {
+	for {
+		b, err := st.Recv()
+		if err == nil {
+			err = sn.answer(b)
+		}
+		if err != nil {
+			sn.fail(st, fmt.Errorf("%w: %w", rpc.ErrInterrupted, err))
+			return
+		}
+	}
+}
+
+func (sn *sender) answer(b []byte) error {
+	count, k := binary.Uvarint(b)
+	if k <= 0 || count > maxFrameUnits {
+		return wire.ErrCorrupt
+	}
+	b = b[k:]
+	tags := make([]uint64, count)
+	for i := range tags {
+		if tags[i], k = binary.Uvarint(b); k <= 0 {
+			return wire.ErrCorrupt
+		}
+		b = b[k:]
+	}
+	var resp wire.WriteResponse
+	if err := resp.Decode(b); err != nil {
+		return err
+	}
+	if len(resp.Results) != len(tags) {
+		return wire.ErrCorrupt
+	}
+	sn.mu.Lock()
+	for i, tag := range tags {
+		if o := sn.out[tag]; o != nil {
+			delete(sn.out, tag)
+			delete(sn.unanswered, o.frame)
+			o.done <- sendOutcome{result: resp.Results[i]}
+		}
+	}
+	sn.mu.Unlock()
+	select {
+	case sn.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// fail ends a stream: what was sent on it has an unknown outcome.
+func (sn *sender) fail(st *rpc.Stream, err error) {
+	if !errors.Is(err, rpc.ErrInterrupted) {
+		err = fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
+	}
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	if st != nil && sn.stream != st {
+		return
+	}
+	if sn.stream != nil {
+		_ = sn.stream.Close()
+		sn.stream = nil
+	}
+	for _, o := range sn.out {
+		o.done <- sendOutcome{err: err}
+	}
+	clear(sn.out)
+	clear(sn.unanswered)
+	select {
+	case sn.wake <- struct{}{}:
+	default:
+	}
+}
+
+// failQueue answers what could not be sent.
+func (sn *sender) failQueue(err error) {
+	if !errors.Is(err, rpc.ErrNotDelivered) {
+		err = fmt.Errorf("%w: %w", rpc.ErrNotDelivered, err)
+	}
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	for _, o := range sn.queue {
+		o.done <- sendOutcome{err: err}
+	}
+	sn.queue = nil
+}
+
+// answers gathers decided units of one stream and sends them back.
+type answers struct {
+	mu   sync.Mutex
+	tags []uint64
+	res  []wire.UnitResult
+	wake chan struct{} // one slot
+}
+
+func (a *answers) add(tag uint64, u *engine.Unit) {
+	r := u.Result
+	r.Err = errorToWire(u.Err)
+	a.mu.Lock()
+	a.tags, a.res = append(a.tags, tag), append(a.res, r)
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// serveWrites is the leader's end of a sender's stream.
+func (n *Node) serveWrites(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a := &answers{wake: make(chan struct{}, 1)}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		defer cancel()
+		a.run(ctx, st)
+	}()
+	err := n.receiveWrites(ctx, st, a)
+	cancel()
+	<-sent
+	return err
+}
+
+func (n *Node) receiveWrites(ctx context.Context, st *rpc.Stream, a *answers) error {
+	for {
+		b, err := st.Recv()
+		if err != nil {
+			return nil // the other side is gone or done
+		}
+		tag, k := binary.Uvarint(b)
+		if k <= 0 {
+			return wire.ErrCorrupt
+		}
+		var req wire.WriteRequest
+		if err := req.Decode(b[k:]); err != nil {
+			return err
+		}
+		units := make([]*engine.Unit, len(req.Units))
+		for i := range units {
+			t := tag + uint64(i)
+			units[i] = &engine.Unit{Req: req.Units[i], Done: func(u *engine.Unit) { a.add(t, u) }}
+		}
+		db, err := n.databaseForWrite(ctx, req.DB)
+		if err != nil {
+			for _, u := range units {
+				u.Err = err
+				u.Done(u)
+			}
+			continue
+		}
+		db.Submit(units...)
+	}
+}
+
+func (a *answers) run(ctx context.Context, st *rpc.Stream) {
+	var buf []byte
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.wake:
+		}
+		runtime.Gosched()
+		a.mu.Lock()
+		tags, res := a.tags, a.res
+		a.tags, a.res = nil, nil
+		a.mu.Unlock()
+		for len(tags) > 0 {
+			k, size := 0, 0
+			for k < len(tags) && k < maxFrameUnits && size < maxFrameBytes {
+				size += res[k].Size()
+				k++
+			}
+			buf = binary.AppendUvarint(buf[:0], uint64(k))
+			for _, t := range tags[:k] {
+				buf = binary.AppendUvarint(buf, t)
+			}
+			resp := wire.WriteResponse{Results: res[:k]}
+			buf = resp.Append(buf)
+			if err := st.Send(buf); err != nil {
+				return
+			}
+			tags, res = tags[k:], res[k:]
+		}
+	}
+}

@@ -1,0 +1,422 @@
+// Package colmena is distributed SQLite as an embeddable library. An application calls
+// New and gets a standard *sql.DB whose writes are replicated by Raft and whose reads
+// run on a local SQLite file: no external process, no broker, no cgo.
+//
+// A node alone behaves like plain SQLite. Three nodes survive the loss of one. Every
+// node takes reads and writes; a write finds the leader by itself, is run there first,
+// becomes an entry of the replicated log, and returns when a majority has it on disk.
+//
+// How fresh a read is, and what it needs to be answered, is chosen per handle or per
+// query: see ConsistencyLevel.
+package colmena
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/lifecycle"
+	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/snapshot"
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/transport"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// Node is one member of a cluster, or a cluster of one. Its methods are safe for
+// concurrent use.
+type Node struct {
+	cfg      Config
+	log      *slog.Logger
+	proposer uint64 // random, names this process in the entries it proposes
+
+	idMu sync.Mutex // guards id.ClusterID and id.Formed
+	id   identity
+
+	group   *lifecycle.Group
+	cleanup lifecycle.Cleanups
+	dbs     *databases
+	empty   *engine.Empty // what is read of a database before its first write
+	store   *logstore.Store
+	snaps   *snapshot.Store
+	gens    *snapshot.Generations
+	net     *transport.Transport // nil without Bind
+	server  *rpc.Server
+	client  *rpc.Client
+	raftNet raft.Transport
+	raft    *raft.Raft
+
+	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
+	applied   atomic.Uint64 // last index handed to the databases
+	stateMu   sync.Mutex
+	stateCh   chan struct{} // closed and replaced when the leader, or leading, changes
+	peers     peerBook
+	requests  requestIDs
+	senders   senderSet
+	marks     markAskers
+	confirmer confirmer
+	acked     ackedMarks
+	handlers  handlerSet
+	hooks     *hookQueue
+	nudges    chan nudge
+
+	halted    atomic.Pointer[error]
+	closeOnce sync.Once
+	closeErr  error
+	done      chan struct{} // closed when Close begins
+
+	defaultMu sync.Mutex
+	defaultDB *sql.DB
+}
+
+// New opens the data directory, or makes it, and starts the node. It returns when
+// local state is open and the port listens; it waits for no other node. Close it.
+func New(cfg Config) (*Node, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
+		stateCh: make(chan struct{}), done: make(chan struct{}), nudges: make(chan nudge, 1), empty: engine.NewEmpty()}
+	n.requests.register = n.registerOrigin
+	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n = n, n, n, n
+	n.cleanup.Add(func() error { n.empty.Close(); return nil })
+	n.cleanup.Add(func() error { n.group.Stop(); return nil })
+	if err := n.build(); err != nil {
+		close(n.done)
+		return nil, errors.Join(err, n.cleanup.Run())
+	}
+	return n, nil
+}
+
+// build makes the parts from the disk upwards, and opens the port last.
+func (n *Node) build() error {
+	for _, step := range []func() error{n.openDirectory, n.openNetwork, n.openFiles, n.openLog, n.startRaft, n.serve} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) openDirectory() error {
+	if err := durable.MkdirAllSync(n.cfg.DataDir, 0o755); err != nil {
+		return fmt.Errorf("colmena: data directory: %w", err)
+	}
+	lock, err := durable.LockDir(n.cfg.DataDir)
+	if err != nil {
+		return fmt.Errorf("colmena: data directory: %w", err)
+	}
+	n.cleanup.Add(lock.Unlock)
+	n.id, err = loadIdentity(n.cfg.DataDir, n.cfg.NodeID)
+	return err
+}
+
+// openNetwork binds the port; nothing is accepted before serve.
+func (n *Node) openNetwork() error {
+	n.hooks = newHookQueue(n)
+	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
+	n.registerMethods()
+	if n.cfg.Bind == "" {
+		_, n.raftNet = raft.NewInmemTransport(raft.ServerAddress(n.id.NodeID))
+		return nil
+	}
+	net, err := transport.New(transport.Config{
+		Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, TLS: n.cfg.TLS, ClusterKeys: n.cfg.ClusterKeys, AllowPlain: n.cfg.AllowPlain,
+		Hello: n.hello, Check: n.checkPeer, Resolve: n.peers.resolve, OnPeer: n.peers.heard, OnRPC: n.server.ServeConn,
+		Logger: n.log, MaxConns: n.cfg.MaxConns,
+	})
+	if err != nil {
+		return err
+	}
+	n.net, n.raftNet = net, net.Raft()
+	n.client = rpc.NewClient(rpc.ClientConfig{Dial: net.DialRPC, Logger: n.log})
+	n.cleanup.Add(net.Close)
+	n.cleanup.Add(n.server.Close)
+	n.cleanup.Add(n.client.Close)
+	return nil
+}
+
+// openFiles opens snapshots and databases, and finishes what a crash cut short.
+func (n *Node) openFiles() error {
+	dir := n.cfg.DataDir
+	gens, err := snapshot.OpenGenerations(filepath.Join(dir, "generations"))
+	if err != nil {
+		return err
+	}
+	n.gens = gens
+	n.snaps, err = snapshot.New(snapshot.Config{
+		Dir: filepath.Join(dir, "snapshots"), ScratchDir: filepath.Join(dir, "scratch"), Generations: gens, Logger: n.log,
+		Copier: func() snapshot.Copier { return n.dbs }, Fold: engine.Fold, Verify: engine.Verify, Accept: n.acceptCopy,
+	})
+	if err != nil {
+		return err
+	}
+	n.cleanup.Add(n.snaps.Close)
+	if err := n.snaps.Recover(); err != nil {
+		return err
+	}
+	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{})}
+	if err := n.dbs.open(gens.Current(), !n.id.Formed); err != nil {
+		return err
+	}
+	n.cleanup.Add(n.dbs.close)
+	if err := gens.Collect(); err != nil {
+		return err
+	}
+	if err := n.snaps.CheckFiles(n.dbs.fileMark); err != nil {
+		return err
+	}
+	return n.dbs.removeStrays()
+}
+
+func (n *Node) openLog() (err error) {
+	n.store, err = logstore.Open(logstore.Config{
+		Path: filepath.Join(n.cfg.DataDir, "raft.db"), StoreID: n.id.StoreID, NoSync: n.cfg.UnsafeNoRaftLogFsync,
+		MaxEntryBytes: wire.MaxEntryBytes, Logger: n.log, StallAfter: 2 * n.cfg.ElectionTimeout, Stall: n.diskStalled, Fatal: n.logFailed,
+	})
+	if err != nil {
+		return err
+	}
+	n.cleanup.Add(n.store.Close)
+	first, err := n.store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := n.store.LastIndex()
+	if err != nil {
+		return err
+	}
+	if err := n.snaps.CheckLog(first, last); err != nil {
+		return err
+	}
+	if n.id.Formed && last == 0 {
+		if list, err := n.snaps.List(); err != nil || len(list) == 0 {
+			return errors.Join(fmt.Errorf("colmena: directory %s belongs to node %q of a cluster, but its log is empty: the log was lost; wipe the directory and join again", n.cfg.DataDir, n.id.NodeID), err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) startRaft() error {
+	conf := raft.DefaultConfig()
+	conf.LocalID = raft.ServerID(n.id.NodeID)
+	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.ElectionTimeout
+	conf.LeaderLeaseTimeout = min(n.cfg.HeartbeatTimeout, conf.LeaderLeaseTimeout)
+	conf.CommitTimeout = raftCommitTimeout
+	conf.SnapshotInterval, conf.SnapshotThreshold = n.cfg.SnapshotInterval, n.cfg.SnapshotThreshold
+	conf.TrailingLogs = raftTrailingLogs
+	conf.NoSnapshotRestoreOnStart = true // the files are the snapshot; openFiles has checked them
+	conf.Logger = transport.HCLog(n.log)
+	conf.NoLegacyTelemetry = true
+	if err := n.bootstrap(conf); err != nil {
+		return err
+	}
+	err := n.store.Contain(func() (err error) {
+		n.raft, err = raft.NewRaft(conf, &fsm{n}, n.store.Log(), n.store.Stable(), n.snaps, n.raftNet)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("colmena: raft: %w", err)
+	}
+	n.cleanup.Add(n.stopRaft)
+	return nil
+}
+
+const (
+	// raftCommitTimeout is how soon an idle follower learns by itself that an entry
+	// was committed; usually the leader's nudge tells it at once.
+	raftCommitTimeout = 50 * time.Millisecond
+	// raftTrailingLogs is how many entries before a snapshot are kept for followers
+	// that lag.
+	raftTrailingLogs = 10240
+)
+
+// bootstrap forms a cluster of this node alone, if it is asked to and there is none.
+func (n *Node) bootstrap(conf *raft.Config) error {
+	if n.id.Formed || !n.cfg.Bootstrap && n.cfg.Bind != "" {
+		return nil
+	}
+	if n.id.ClusterID == "" {
+		n.id.ClusterID = randomID()
+		if err := n.id.save(n.cfg.DataDir); err != nil {
+			return err
+		}
+	}
+	// A start that was cut short may have left a part of this; it is empty of data.
+	exists, err := raft.HasExistingState(n.store.Log(), n.store.Stable(), n.snaps)
+	if err != nil {
+		return err
+	}
+	last, err := n.store.LastIndex()
+	if err != nil {
+		return err
+	}
+	if exists && last == 0 {
+		// Term 1 was stored and the configuration was not: raft would refuse to go on.
+		if err := n.store.SetUint64([]byte("CurrentTerm"), 0); err != nil {
+			return err
+		}
+	}
+	if last == 0 {
+		err := raft.BootstrapCluster(conf, n.store.Log(), n.store.Stable(), n.snaps, n.raftNet, raft.Configuration{Servers: []raft.Server{{
+			ID: conf.LocalID, Address: raft.ServerAddress(n.id.NodeID)}}})
+		if err != nil {
+			return fmt.Errorf("colmena: bootstrap: %w", err)
+		}
+	}
+	durable.CrashPoint("bootstrap.before-formed")
+	n.id.Formed = true
+	return n.id.save(n.cfg.DataDir)
+}
+
+// serve starts what runs beside raft, and opens the port.
+func (n *Node) serve() error {
+	n.group.Go("leadership", n.watchLeadership)
+	n.group.Go("hooks", n.hooks.run)
+	n.group.Go("nudge", n.runNudges)
+	if n.cfg.Setup != nil {
+		if err := n.cfg.Setup(n); err != nil {
+			return err
+		}
+	}
+	if n.net != nil {
+		n.net.Serve()
+		n.group.Go("membership", n.keepMembership)
+	}
+	return nil
+}
+
+func (n *Node) engineConfig(name string, incarnation uint64, path string) engine.Config {
+	shown := name
+	if incarnation == 0 {
+		shown = "system"
+	}
+	return engine.Config{
+		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
+		Propose: n.propose, ProposalLost: proposalLost,
+		Halt:    func(err error) { n.replicaHalted(shown, err) },
+		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(name, m, e) }, Watch: n.cfg.OnApply != nil,
+		Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
+		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, ReadConns: n.cfg.ReadConns,
+	}
+}
+
+// Addr is the address the node listens on, "" without Bind.
+func (n *Node) Addr() string {
+	if n.net == nil {
+		return ""
+	}
+	return n.net.Addr()
+}
+
+// ID is the node's ID: Config.NodeID, or the random one that stands for it.
+func (n *Node) ID() string { return n.id.NodeID }
+
+// AppliedIndex is the index of the last log entry whose effects are in this node's
+// databases.
+func (n *Node) AppliedIndex() uint64 {
+	var most uint64
+	for _, d := range n.dbs.all() {
+		most = max(most, d.Mark().Index)
+	}
+	return most
+}
+
+// Snapshot makes the databases durable and notes how far they have come, so that the
+// log can be cut short. It copies nothing.
+func (n *Node) Snapshot(ctx context.Context) error {
+	if n.isClosed() {
+		return ErrClosed
+	}
+	err := waitFuture(ctx, n.raft.Snapshot())
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}
+
+// replicaHalted reports a database that must not go on here.
+func (n *Node) replicaHalted(name string, err error) {
+	n.halted.CompareAndSwap(nil, &err)
+	n.event(Event{Kind: EventReplicaHalted, DB: name, Err: err})
+	n.group.Go("give up leadership", func(ctx context.Context) { n.giveUpLeadership(ctx) })
+}
+
+// logFailed is told when the log takes no more writes.
+func (n *Node) logFailed(err error) {
+	n.halted.CompareAndSwap(nil, &err)
+	n.log.Error("the replicated log has failed; this node stops taking part", "err", err)
+	n.event(Event{Kind: EventLogFailed, Err: err})
+	if n.net != nil {
+		n.net.Mute(true)
+	}
+}
+
+// diskStalled is told when a write of the log hangs, and when it no longer does. A
+// leader whose disk hangs would keep its followers quiet with heartbeats for ever (H26).
+func (n *Node) diskStalled(d time.Duration) {
+	if d > 0 {
+		n.log.Warn("the log's disk is stalled", "for", d)
+		n.event(Event{Kind: EventDiskStalled})
+	}
+	if n.net != nil {
+		n.net.Mute(d > 0)
+	}
+}
+
+func (n *Node) isClosed() bool {
+	select {
+	case <-n.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Shutdown ends the node in good order: writes under way are finished and leadership
+// is handed over, so that a planned restart is no outage. Then it closes everything,
+// also when ctx ends first.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.closeOnce.Do(func() {
+		n.handOver(ctx)
+		close(n.done)
+		n.closeDefault()
+		n.closeErr = n.cleanup.Run()
+	})
+	return n.closeErr
+}
+
+// closeGrace is how long Close tries to end in good order.
+const closeGrace = 5 * time.Second
+
+// Close is Shutdown within 5 seconds.
+func (n *Node) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	return n.Shutdown(ctx)
+}
+
+// stopRaft waits for proposals that are out, because raft may forget to answer one
+// that is queued when it stops.
+func (n *Node) stopRaft() error {
+	n.dbs.stepDown()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = n.dbs.drain(ctx)
+	return waitFuture(context.Background(), n.raft.Shutdown())
+}
+
+func engineFingerprint() uint64 { return sqlite.Fingerprint() }

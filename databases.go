@@ -1,0 +1,400 @@
+package colmena
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/snapshot"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// The system database is a database like every other, with incarnation 0 and no name.
+// It says which databases and members there are.
+const (
+	systemName = ""
+	systemFile = "system.db"
+	// systemSchema is the first entry of a cluster. Incarnations and origins are drawn
+	// from AUTOINCREMENT columns: a number is never given twice.
+	systemSchema = `CREATE TABLE cluster(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE databases(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
+CREATE TABLE members(id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, addr TEXT NOT NULL, voter INTEGER NOT NULL,
+	engine INTEGER NOT NULL, format_min INTEGER NOT NULL, format_max INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE instances(origin INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL);
+INSERT INTO cluster VALUES('id', ?1), ('schema', 1);`
+)
+
+// member is a line of the members table.
+type member struct {
+	id, incarnation, addr string
+	voter                 bool
+	engine                uint64
+	formatMin, formatMax  uint16
+}
+
+// databases is the set of open databases, as the system database says. The log's
+// goroutine changes it; everybody reads it.
+type databases struct {
+	cfg    func(name string, incarnation uint64, path string) engine.Config
+	log    func(msg string, args ...any)
+	change sync.Mutex // held while the set changes, and while copies are pinned
+
+	mu      sync.RWMutex // guards what follows
+	dir     string
+	sys     *engine.DB
+	byName  map[string]*engine.DB
+	byInc   map[uint64]*engine.DB
+	highest uint64 // the highest incarnation ever given
+	members map[string]member
+	cluster string        // cluster ID as replicated, "" before the first entry
+	term    uint64        // term in which this node leads, 0 none
+	changed chan struct{} // closed and replaced at every change
+	closed  bool
+}
+
+func fileName(name string, incarnation uint64) string {
+	if incarnation == 0 {
+		return systemFile
+	}
+	return fmt.Sprintf("%s.%d.db", name, incarnation)
+}
+
+// open opens the system database in dir and everything it names. fresh says that no
+// state is expected there: then the system database is made.
+func (s *databases) open(dir string, fresh bool) error {
+	path := filepath.Join(dir, systemFile)
+	if fresh {
+		if err := engine.Create(path, "system", 0); err != nil {
+			return err
+		}
+	}
+	sys, err := engine.Open(s.cfg(systemName, 0, path))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.dir, s.sys = dir, sys
+	s.byName, s.byInc = map[string]*engine.DB{}, map[uint64]*engine.DB{}
+	s.mu.Unlock()
+	if err := s.reload(); err != nil {
+		return errors.Join(err, s.close())
+	}
+	return nil
+}
+
+// close closes every database; open may follow.
+func (s *databases) close() error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	s.mu.Lock()
+	all := s.allLocked()
+	s.mu.Unlock()
+	var errs []error
+	for _, d := range all {
+		errs = append(errs, d.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *databases) allLocked() []*engine.DB {
+	var all []*engine.DB
+	if s.sys != nil {
+		all = append(all, s.sys)
+	}
+	for _, inc := range slices.Sorted(maps.Keys(s.byInc)) {
+		all = append(all, s.byInc[inc])
+	}
+	return all
+}
+
+// all returns every open database, the system database first.
+func (s *databases) all() []*engine.DB {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.allLocked()
+}
+
+// system returns the system database.
+func (s *databases) system() *engine.DB {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.sys
+}
+
+// get returns a database by name, nil if there is none.
+func (s *databases) get(name string) *engine.DB {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if name == systemName {
+		return s.sys
+	}
+	return s.byName[name]
+}
+
+// route finds the database of an entry. Without one the entry belongs to a database
+// that was dropped, unless its number was never given: then this node lacks entries.
+func (s *databases) route(incarnation uint64) (db *engine.DB, known bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if incarnation == 0 {
+		return s.sys, true
+	}
+	return s.byInc[incarnation], incarnation <= s.highest
+}
+
+// watch returns a channel that is closed at the next change.
+func (s *databases) watch() <-chan struct{} {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.changed
+}
+
+// reload makes the set what the system database now says: it opens what is new and
+// closes and removes what was dropped. The log's goroutine calls it after each entry
+// of the system database.
+func (s *databases) reload() error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	cat, err := readCatalogue(s.system())
+	if err != nil {
+		return fmt.Errorf("colmena: system database: %w", err)
+	}
+	s.mu.RLock()
+	have := maps.Clone(s.byInc)
+	s.mu.RUnlock()
+	opened := map[uint64]*engine.DB{}
+	for inc, name := range cat.databases {
+		if have[inc] != nil {
+			opened[inc] = have[inc]
+			continue
+		}
+		if opened[inc], err = s.openOne(name, inc); err != nil {
+			for inc, d := range opened {
+				if have[inc] == nil && d != nil {
+					_ = d.Close()
+				}
+			}
+			return err
+		}
+	}
+	s.publish(cat, opened)
+	for inc, d := range have {
+		if opened[inc] == nil {
+			s.remove(d)
+		}
+	}
+	return nil
+}
+
+func (s *databases) openOne(name string, inc uint64) (*engine.DB, error) {
+	path := filepath.Join(s.dir, fileName(name, inc))
+	if err := engine.Create(path, name, inc); err != nil {
+		return nil, err
+	}
+	return engine.Open(s.cfg(name, inc, path))
+}
+
+func (s *databases) publish(cat catalogue, opened map[uint64]*engine.DB) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byInc, s.highest, s.members, s.cluster = opened, cat.highest, cat.members, cat.cluster
+	s.byName = make(map[string]*engine.DB, len(opened))
+	for _, d := range opened {
+		s.byName[d.Name()] = d
+		if s.term != 0 && d.Leading() != s.term {
+			d.Lead(s.term)
+		}
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// remove closes a dropped database and removes its files.
+func (s *databases) remove(d *engine.DB) {
+	_ = d.Close()
+	path := filepath.Join(s.dir, fileName(d.Name(), d.Incarnation()))
+	for _, suffix := range []string{"-wal", "-shm", ""} {
+		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.log("a dropped database's file is left behind", "path", path+suffix, "err", err)
+		}
+	}
+}
+
+// lead opens every database for writing in a term, and those that come later.
+func (s *databases) lead(term uint64) {
+	s.mu.Lock()
+	s.term = term
+	all := s.allLocked()
+	s.mu.Unlock()
+	for _, d := range all {
+		d.Lead(term)
+	}
+}
+
+// stepDown closes every database for writing.
+func (s *databases) stepDown() {
+	s.mu.Lock()
+	s.term = 0
+	all := s.allLocked()
+	s.mu.Unlock()
+	for _, d := range all {
+		d.StepDown()
+	}
+}
+
+// drain waits until everything delivered is applied.
+func (s *databases) drain(ctx context.Context) error {
+	for _, d := range s.all() {
+		if err := d.Drain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifest lists the databases and how far they have come.
+func (s *databases) manifest(clusterID string) *snapshot.Manifest {
+	m := &snapshot.Manifest{ClusterID: clusterID}
+	for _, d := range s.all() {
+		m.Databases = append(m.Databases, describe(d, d.Mark()))
+	}
+	return m
+}
+
+func describe(d *engine.DB, mark wire.Mark) snapshot.Database {
+	return snapshot.Database{Name: d.Name(), Incarnation: d.Incarnation(), Mark: mark, File: fileName(d.Name(), d.Incarnation())}
+}
+
+// Pin implements snapshot.Copier: every database frozen for copying, each at its own
+// mark. No database is dropped meanwhile; one created later comes from the log.
+func (s *databases) Pin(ctx context.Context) (snapshot.Pinned, error) {
+	s.change.Lock()
+	defer s.change.Unlock()
+	p := &pinnedSet{}
+	for _, d := range s.all() {
+		pin, err := d.Pin(ctx)
+		if err != nil {
+			p.Release()
+			return nil, err
+		}
+		p.pins = append(p.pins, pin)
+		main, wal := pin.Sizes()
+		p.files = append(p.files, snapshot.PinnedFile{
+			Database: describe(d, pin.Mark),
+			Parts:    []snapshot.Part{{Suffix: "", Size: main, Copy: pin.CopyMain}, {Suffix: "-wal", Size: wal, Copy: pin.CopyWAL}},
+		})
+	}
+	return p, nil
+}
+
+type pinnedSet struct {
+	pins  []*engine.Pin
+	files []snapshot.PinnedFile
+}
+
+func (p *pinnedSet) Files() []snapshot.PinnedFile { return p.files }
+
+func (p *pinnedSet) Release() {
+	for _, pin := range p.pins {
+		pin.Release()
+	}
+}
+
+// catalogue is the content of the system database.
+type catalogue struct {
+	databases map[uint64]string
+	highest   uint64
+	members   map[string]member
+	cluster   string
+}
+
+func readCatalogue(sys *engine.DB) (c catalogue, err error) {
+	c.databases, c.members = map[uint64]string{}, map[string]member{}
+	r, err := sys.Reader(context.Background())
+	if err != nil {
+		return c, err
+	}
+	defer r.Release()
+	exists := false
+	err = scan(r, "SELECT 1 FROM sqlite_schema WHERE name='cluster'", func(*engine.Cursor) { exists = true })
+	if err != nil || !exists {
+		return c, err
+	}
+	return c, errors.Join(
+		scan(r, "SELECT id, name FROM databases", func(cur *engine.Cursor) {
+			c.databases[uint64(cur.Value(0).Int64())] = cur.Value(1).String()
+		}),
+		scan(r, "SELECT seq FROM sqlite_sequence WHERE name='databases'", func(cur *engine.Cursor) {
+			c.highest = uint64(cur.Value(0).Int64())
+		}),
+		scan(r, "SELECT value FROM cluster WHERE key='id'", func(cur *engine.Cursor) { c.cluster = cur.Value(0).String() }),
+		scan(r, "SELECT id, incarnation, addr, voter, engine, format_min, format_max FROM members", func(cur *engine.Cursor) {
+			m := member{id: cur.Value(0).String(), incarnation: cur.Value(1).String(), addr: cur.Value(2).String(), voter: cur.Value(3).Int64() != 0,
+				engine: uint64(cur.Value(4).Int64()), formatMin: uint16(cur.Value(5).Int64()), formatMax: uint16(cur.Value(6).Int64())}
+			c.members[m.id] = m
+		}))
+}
+
+func scan(r *engine.Reader, sql string, row func(*engine.Cursor)) error {
+	c, err := r.Query(sql, nil, wire.PreState{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for {
+		ok, err := c.Next()
+		if err != nil || !ok {
+			return err
+		}
+		row(c)
+	}
+}
+
+// fileMark tells the snapshot store what a file states, before raft starts.
+func (s *databases) fileMark(db snapshot.Database) (wire.Mark, uint64, error) {
+	d, known := s.route(db.Incarnation)
+	switch {
+	case d != nil:
+		return d.Mark(), d.Incarnation(), nil
+	case known:
+		return wire.Mark{}, 0, snapshot.ErrDropped
+	}
+	return wire.Mark{}, 0, fs.ErrNotExist
+}
+
+// removeStrays removes database files that the catalogue does not name: of databases
+// that were dropped just before a crash. Files of numbers not given yet are kept; the
+// log will name them.
+func (s *databases) removeStrays() error {
+	names := map[string]bool{systemFile: true}
+	for _, d := range s.all() {
+		names[fileName(d.Name(), d.Incarnation())] = true
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if filepath.Ext(name) == ".new" && names[name[:len(name)-4]] {
+			continue
+		}
+		var inc uint64
+		base := name[:len(name)-len(filepath.Ext(name))]
+		if _, err := fmt.Sscanf(filepath.Ext(base), ".%d", &inc); err != nil || names[name] || filepath.Ext(name) != ".db" || inc > s.highest {
+			continue
+		}
+		for _, suffix := range []string{"-wal", "-shm", ""} {
+			_ = os.Remove(filepath.Join(s.dir, name+suffix))
+		}
+	}
+	return durable.SyncDir(s.dir)
+}

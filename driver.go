@@ -1,0 +1,514 @@
+package colmena
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// DBOption is an option of OpenDB and Connector. A ConsistencyLevel and a TimeFormat
+// are options themselves.
+type DBOption interface{ applyDB(*dbOptions) }
+
+// dbOptions are the settings of one handle.
+type dbOptions struct {
+	level        ConsistencyLevel // 0: the node's
+	maxStaleness time.Duration    // 0: no bound
+	foreignKeys  bool
+	readOnly     bool
+	timeFormat   TimeFormat
+}
+
+type dbOption func(*dbOptions)
+
+func (f dbOption) applyDB(o *dbOptions) { f(o) }
+
+// ForeignKeys sets what PRAGMA foreign_keys is when a connection of the handle is
+// opened. Default off, as in SQLite.
+func ForeignKeys(on bool) DBOption {
+	return dbOption(func(o *dbOptions) { o.foreignKeys = on })
+}
+
+// ReadOnly makes the handle refuse every write with a *RefusedError, and every
+// transaction of it read-only.
+func ReadOnly() DBOption { return dbOption(func(o *dbOptions) { o.readOnly = true }) }
+
+// MaxStaleness makes the handle's reads like those under WithMaxStaleness, unless their
+// context says otherwise. 0 is no bound.
+func MaxStaleness(d time.Duration) DBOption {
+	return dbOption(func(o *dbOptions) { o.maxStaleness = d })
+}
+
+// maxIdleConns is high because a connection of the pool is a few words of memory.
+const maxIdleConns = 64
+
+// DB returns the handle on the default database. It belongs to the node: closing it
+// only lets go of it, and a later DB returns a fresh one; Close of the node closes it.
+func (n *Node) DB() *sql.DB {
+	n.defaultMu.Lock()
+	defer n.defaultMu.Unlock()
+	if n.defaultDB != nil {
+		return n.defaultDB
+	}
+	c := &connector{n: n, db: DefaultDatabase, o: dbOptions{timeFormat: TimeFormatSQLite}}
+	db := openPool(c)
+	c.detach = func() {
+		n.defaultMu.Lock()
+		defer n.defaultMu.Unlock()
+		if n.defaultDB == db && !n.isClosed() {
+			n.defaultDB = nil
+		}
+	}
+	n.defaultDB = db
+	if n.isClosed() {
+		c.detach = nil
+		_ = db.Close()
+	}
+	return db
+}
+
+// closeDefault closes the handle that belongs to the node. The node is closed already.
+func (n *Node) closeDefault() {
+	n.defaultMu.Lock()
+	db := n.defaultDB
+	n.defaultMu.Unlock()
+	if db != nil {
+		_ = db.Close()
+	}
+}
+
+// OpenDB returns a new pool of connections to a database, which the caller closes. The
+// database is made by the first write to it. A name has 1 to 64 of the characters a-z,
+// 0-9, '_' and '-'; "" stands for DefaultDatabase. A connection holds no file of its
+// own and costs next to nothing.
+func (n *Node) OpenDB(name string, opts ...DBOption) (*sql.DB, error) {
+	c, err := n.Connector(name, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return openPool(c), nil
+}
+
+func openPool(c driver.Connector) *sql.DB {
+	db := sql.OpenDB(c)
+	db.SetMaxIdleConns(maxIdleConns)
+	return db
+}
+
+// Connector is OpenDB for those who wrap a driver, for tracing say, and call sql.OpenDB
+// themselves.
+func (n *Node) Connector(name string, opts ...DBOption) (driver.Connector, error) {
+	if n.isClosed() {
+		return nil, ErrClosed
+	}
+	name, err := checkName(name)
+	if err != nil {
+		return nil, err
+	}
+	o := dbOptions{timeFormat: TimeFormatSQLite}
+	for _, opt := range opts {
+		opt.applyDB(&o)
+	}
+	var errs []error
+	if o.level < 0 || o.level > Strong {
+		errs = append(errs, fmt.Errorf("colmena: OpenDB %q: consistency level %d is not a level", name, o.level))
+	}
+	if o.maxStaleness < 0 {
+		errs = append(errs, fmt.Errorf("colmena: OpenDB %q: MaxStaleness %v is negative", name, o.maxStaleness))
+	}
+	if o.timeFormat < TimeFormatSQLite || o.timeFormat > TimeFormatUnixNano {
+		errs = append(errs, fmt.Errorf("colmena: OpenDB %q: time format %d does not exist", name, o.timeFormat))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return &connector{n: n, db: name, o: o}, nil
+}
+
+// connector makes connections, and holds what those of one pool share.
+type connector struct {
+	n       *Node
+	db      string
+	o       dbOptions
+	classes classCache
+	detach  func() // called when the pool is closed, may be nil
+}
+
+// Connect implements driver.Connector.
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	if c.n.isClosed() {
+		return nil, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return &conn{connector: c, foreignKeys: c.o.foreignKeys}, nil
+}
+
+// Driver implements driver.Connector.
+func (c *connector) Driver() driver.Driver { return handleDriver{} }
+
+// Close is called by the pool's Close.
+func (c *connector) Close() error {
+	if c.detach != nil {
+		c.detach()
+	}
+	return nil
+}
+
+type handleDriver struct{}
+
+func (handleDriver) Open(string) (driver.Conn, error) {
+	return nil, errors.New("colmena: a database is opened with Node.OpenDB, not by a data source name")
+}
+
+// conn is a connection of a pool: the state that SQLite keeps per connection, and no
+// SQLite connection of its own. database/sql uses it from one goroutine at a time.
+type conn struct {
+	*connector
+	closed      bool
+	foreignKeys bool
+	queryOnly   bool
+	pre         wire.PreState    // of the next statement: what the last write left
+	settings    map[string]int64 // pragmas that are remembered and have no effect
+	tx          *readTx          // the transaction under way, nil outside
+	args        wire.ArgsBuilder
+}
+
+var (
+	_ driver.ExecerContext      = (*conn)(nil)
+	_ driver.QueryerContext     = (*conn)(nil)
+	_ driver.ConnPrepareContext = (*conn)(nil)
+	_ driver.ConnBeginTx        = (*conn)(nil)
+	_ driver.Pinger             = (*conn)(nil)
+	_ driver.SessionResetter    = (*conn)(nil)
+	_ driver.Validator          = (*conn)(nil)
+	_ driver.NamedValueChecker  = (*conn)(nil)
+	_ driver.StmtExecContext    = (*stmt)(nil)
+	_ driver.StmtQueryContext   = (*stmt)(nil)
+)
+
+// ready is asked before every statement. Nothing was sent yet, so a bare context error
+// will do, and so will ErrBadConn.
+func (c *conn) ready(ctx context.Context) error {
+	if c.n.isClosed() {
+		return ErrClosed
+	}
+	if c.closed {
+		return driver.ErrBadConn
+	}
+	return ctx.Err()
+}
+
+// Ping tells whether the node is open. It asks no other node.
+func (c *conn) Ping(ctx context.Context) error { return c.ready(ctx) }
+
+// ResetSession is called before the connection is used again. What SQLite keeps from
+// one user of a pooled connection to the next, last_insert_rowid() and foreign_keys
+// say, stays.
+func (c *conn) ResetSession(context.Context) error {
+	c.endTx()
+	if !c.IsValid() {
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
+// IsValid implements driver.Validator.
+func (c *conn) IsValid() bool { return !c.closed && !c.n.isClosed() }
+
+// Close implements driver.Conn.
+func (c *conn) Close() error {
+	c.endTx()
+	c.closed = true
+	return nil
+}
+
+// result has both counts, as SQLite's connection would tell them after the statement.
+type result wire.PreState
+
+func (r *result) LastInsertId() (int64, error) { return r.LastInsertID, nil }
+func (r *result) RowsAffected() (int64, error) { return r.Changes, nil }
+
+func (c *conn) result() driver.Result {
+	r := result(c.pre)
+	return &r
+}
+
+// ExecContext implements driver.ExecerContext.
+func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	query, kw, done, err := c.connectionStatements(query)
+	if err != nil {
+		return nil, err
+	}
+	if done != nil {
+		return c.result(), nil
+	}
+	a, err := c.encode(args)
+	if err != nil {
+		return nil, err
+	}
+	m := c.n.readMode(ctx, &c.o)
+	class, err := c.class(ctx, m, kw, query)
+	if err != nil {
+		return nil, err
+	}
+	switch class {
+	case engine.ClassEmpty:
+	case engine.ClassWrite:
+		if _, err := c.write(ctx, query, a, false); err != nil {
+			return nil, err
+		}
+	default:
+		src, err := c.read(ctx, m, query, a)
+		if err != nil {
+			return nil, err
+		}
+		if err := drain(src); err != nil {
+			return nil, err
+		}
+	}
+	return c.result(), nil
+}
+
+// drain steps a query to its end, as Exec of a SELECT does.
+func drain(src rowSource) error {
+	for {
+		if ok, err := src.Next(); err != nil || !ok {
+			return errors.Join(err, src.Close())
+		}
+	}
+}
+
+// QueryContext implements driver.QueryerContext.
+func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	query, kw, done, err := c.connectionStatements(query)
+	if err != nil {
+		return nil, err
+	}
+	if done != nil {
+		return newRows(ctx, c, done)
+	}
+	a, err := c.encode(args)
+	if err != nil {
+		return nil, err
+	}
+	m := c.n.readMode(ctx, &c.o)
+	class, err := c.class(ctx, m, kw, query)
+	if err != nil {
+		return nil, err
+	}
+	var src rowSource
+	switch class {
+	case engine.ClassEmpty:
+		src = &fixedRows{}
+	case engine.ClassWrite:
+		src, err = c.write(ctx, query, a, true)
+	default:
+		src, err = c.read(ctx, m, query, a)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newRows(ctx, c, src)
+}
+
+// class tells what a statement string does. A string that begins with a writing
+// statement is judged by the leader, which has the schema it will run on; what begins
+// otherwise is prepared here once. A string keeps its class whatever the schema becomes.
+func (c *conn) class(ctx context.Context, m readMode, kw keyword, query string) (engine.Class, error) {
+	switch kw {
+	case keywordNone:
+		return engine.ClassEmpty, nil
+	case keywordWrite:
+		return engine.ClassWrite, nil
+	}
+	if class, ok := c.classes.get(query); ok {
+		return class, nil
+	}
+	if c.tx != nil {
+		m = readMode{level: None} // the snapshot was taken; nobody need be asked again
+	}
+	class, err := c.n.classify(ctx, c.db, m, query)
+	if err != nil {
+		if c.tx != nil && isSQLError(err) {
+			// The snapshot may have what the newest state has not, and its connection
+			// cannot write.
+			return engine.ClassRead, nil
+		}
+		return class, err
+	}
+	c.classes.put(query, class)
+	return class, nil
+}
+
+func isSQLError(err error) bool {
+	var e *SQLError
+	return errors.As(err, &e)
+}
+
+// read runs a statement string that only reads.
+func (c *conn) read(ctx context.Context, m readMode, query string, args wire.Args) (rowSource, error) {
+	if c.tx != nil {
+		return c.tx.query(ctx, query, args)
+	}
+	return c.n.read(ctx, c.db, m, query, args, c.pre)
+}
+
+// write sends a statement string to the leader and remembers what it did.
+func (c *conn) write(ctx context.Context, query string, args wire.Args, rows bool) (rowSource, error) {
+	switch {
+	case c.tx != nil:
+		return nil, errWriteInReadTx
+	case c.o.readOnly:
+		return nil, &RefusedError{What: "a write", Advice: "the handle was opened with ReadOnly(); open another one without it"}
+	case c.queryOnly:
+		return nil, &RefusedError{What: "a write", Advice: "PRAGMA query_only is on for this connection; set it to off"}
+	}
+	res, err := c.n.write(ctx, c.db, wire.Unit{
+		ForeignKeys: c.foreignKeys, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
+		Statements: []wire.Statement{{SQL: query, Args: args}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.pre = wire.PreState{LastInsertID: res.Result.LastInsertID, Changes: res.Result.RowsAffected}
+	switch r := res.Result.Rows; {
+	case !rows || r == nil:
+		return &fixedRows{}, nil
+	case r.Truncated:
+		return nil, errRowsNotKept
+	default:
+		return &encodedRows{columns: r.Columns, left: r.N, data: r.Data}, nil
+	}
+}
+
+// errRowsNotKept is not safe to retry: the write happened.
+var errRowsNotKept = errors.New("colmena: the write was applied, but the rows it returned were more than the cluster keeps for an answer that has to be sent again: read them with a query")
+
+// Prepare implements driver.Conn.
+func (c *conn) Prepare(query string) (driver.Stmt, error) {
+	return c.PrepareContext(context.Background(), query)
+}
+
+// PrepareContext reports what is wrong with a statement as soon as it can be told.
+func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	s := &stmt{c: c, query: query}
+	kw, _ := firstKeyword(query)
+	if kw == keywordPragma || kw == keywordNone {
+		return s, nil
+	}
+	m := c.n.readMode(ctx, &c.o)
+	if kw == keywordWrite && m.level == None {
+		return s, nil // this node's schema may be behind the leader's
+	}
+	_, err := c.class(ctx, m, keywordOther, query)
+	var refused *RefusedError
+	if kw == keywordWrite && !isSQLError(err) && !errors.As(err, &refused) {
+		return s, nil // the leader will tell when the statement runs
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// stmt is a statement's text: prepared statements are kept where they run.
+type stmt struct {
+	c     *conn
+	query string
+}
+
+// Close implements driver.Stmt.
+func (s *stmt) Close() error { return nil }
+
+// NumInput implements driver.Stmt: database/sql does not check the number of arguments.
+func (s *stmt) NumInput() int { return -1 }
+
+// ExecContext implements driver.StmtExecContext.
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return s.c.ExecContext(ctx, s.query, args)
+}
+
+// QueryContext implements driver.StmtQueryContext.
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.c.QueryContext(ctx, s.query, args)
+}
+
+// Exec implements driver.Stmt.
+func (s *stmt) Exec(args []driver.Value) (driver.Result, error) {
+	return s.ExecContext(context.Background(), ordinals(args))
+}
+
+// Query implements driver.Stmt.
+func (s *stmt) Query(args []driver.Value) (driver.Rows, error) {
+	return s.QueryContext(context.Background(), ordinals(args))
+}
+
+func ordinals(args []driver.Value) []driver.NamedValue {
+	named := make([]driver.NamedValue, len(args))
+	for i, v := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
+	}
+	return named
+}
+
+// classCache remembers the classes of statement strings that were prepared. It is
+// bounded by the bytes of the texts and starts over when full.
+type classCache struct {
+	m     atomic.Pointer[sync.Map] // string to engine.Class
+	bytes atomic.Int64
+}
+
+const (
+	maxClassBytes     = 1 << 20
+	maxClassTextBytes = 32 << 10
+	classEntryBytes   = 128 // what an entry takes beside its text, about
+)
+
+func (c *classCache) get(query string) (engine.Class, bool) {
+	m := c.m.Load()
+	if m == nil {
+		return 0, false
+	}
+	v, ok := m.Load(query)
+	if !ok {
+		return 0, false
+	}
+	return v.(engine.Class), true
+}
+
+func (c *classCache) put(query string, class engine.Class) {
+	if len(query) > maxClassTextBytes {
+		return
+	}
+	m := c.m.Load()
+	if m == nil || c.bytes.Load() > maxClassBytes {
+		fresh := new(sync.Map)
+		if c.m.CompareAndSwap(m, fresh) {
+			c.bytes.Store(0)
+		}
+		m = c.m.Load()
+	}
+	if _, loaded := m.LoadOrStore(strings.Clone(query), class); !loaded {
+		c.bytes.Add(int64(len(query) + classEntryBytes))
+	}
+}

@@ -1,0 +1,165 @@
+package colmena
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/snapshot"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// fsm is what raft hands committed entries to. It only routes them: each database has
+// a queue and a goroutine of its own, so databases apply in parallel and a slow one
+// does not hold up the others. An entry of the system database is waited for, because
+// it decides which databases there are.
+type fsm struct{ n *Node }
+
+// ApplyBatch implements raft.BatchingFSM.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	for _, l := range logs {
+		if l.Type == raft.LogCommand {
+			f.deliver(l)
+		}
+		f.n.applied.Store(l.Index)
+	}
+	return make([]any, len(logs))
+}
+
+// Apply implements raft.FSM.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+func (f *fsm) deliver(l *raft.Log) {
+	inc, _, _, _, err := wire.EntryOwner(l.Data)
+	if err != nil {
+		f.n.replicaHalted("log", fmt.Errorf("entry %d/%d cannot be read: %w", l.Term, l.Index, err))
+		return
+	}
+	mark := wire.Mark{Term: l.Term, Index: l.Index}
+	db, known := f.n.dbs.route(inc)
+	switch {
+	case db == nil && known:
+		return // of a database that was dropped
+	case db == nil:
+		f.n.replicaHalted("log", fmt.Errorf("entry %v belongs to database %d, which this node does not know", mark, inc))
+		return
+	}
+	db.Deliver(mark, l.Data)
+	if inc != 0 {
+		return
+	}
+	if err := db.Drain(context.Background()); err != nil {
+		return // halted, and reported
+	}
+	if err := f.n.dbs.reload(); err != nil {
+		f.n.replicaHalted("system", err)
+		return
+	}
+	f.n.catalogueChanged()
+}
+
+// Snapshot implements raft.FSM. A replica that has not applied what it was given
+// must not say that it has (H2); while a copy is on its way the log is kept (H19).
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.n.snaps.Sending() > 0 {
+		return nil, errors.New("colmena: a copy is being sent; the log is kept until it has arrived")
+	}
+	if err := f.n.haltedErr(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), snapshotDrain)
+	defer cancel()
+	if err := f.n.dbs.drain(ctx); err != nil {
+		return nil, fmt.Errorf("colmena: snapshot: %w", err)
+	}
+	return &fsmSnapshot{n: f.n, manifest: f.n.dbs.manifest(f.n.clusterID())}, nil
+}
+
+// snapshotDrain bounds how long a snapshot waits for the databases.
+const snapshotDrain = 10 * time.Second
+
+// Restore implements raft.FSM: a copy was received and staged, now it becomes this
+// node's state.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	id, err := snapshot.ParseStaged(r)
+	if err != nil {
+		return err
+	}
+	n := f.n
+	n.hooks.gap()
+	if err := n.snaps.Install(id, n.dbs.close, func(dir string) error { return n.dbs.open(dir, false) }); err != nil {
+		n.replicaHalted("system", fmt.Errorf("a copy from the leader could not be installed: %w", err))
+		return err
+	}
+	n.halted.Store(nil)
+	if err := n.gens.Collect(); err != nil {
+		n.log.Warn("old generation is left behind", "err", err)
+	}
+	n.catalogueChanged()
+	return nil
+}
+
+type fsmSnapshot struct {
+	n        *Node
+	manifest *snapshot.Manifest
+}
+
+// Persist implements raft.FSMSnapshot: it makes the files durable up to their marks,
+// because the log before them is about to go (H18), and then says where they stand.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	for _, d := range s.n.dbs.all() {
+		if err := d.Sync(); err != nil {
+			return errors.Join(err, sink.Cancel())
+		}
+	}
+	durable.CrashPoint("snapshot.synced")
+	if _, err := sink.Write(s.manifest.Encode()); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *fsmSnapshot) Release() {}
+
+// propose hands an entry to raft. Waiting for the future has a goroutine of its own:
+// the database's must stay free to take the entry when it comes back (H13).
+func (n *Node) propose(data []byte, done func(error)) {
+	go func() {
+		done(n.raft.Apply(data, n.cfg.ElectionTimeout).Error())
+	}()
+}
+
+// proposalLost tells whether an entry can still be committed after its proposal
+// ended with err (H14).
+func proposalLost(err error) bool {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return false
+	}
+	return true
+}
+
+func waitFuture(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *Node) haltedErr() error {
+	if e := n.halted.Load(); e != nil {
+		return fmt.Errorf("%w: %w", ErrReplicaHalted, *e)
+	}
+	return nil
+}

@@ -1,0 +1,355 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/mentasystems/colmena/internal/lifecycle"
+)
+
+// Errors of a caller. They are wrapped together with the cause, so errors.Is
+// finds a context's error as well.
+var (
+	// ErrNotDelivered: no byte of the request was handed to the connection. Trying
+	// again is safe.
+	ErrNotDelivered = errors.New("colmena: request not delivered")
+	// ErrInterrupted: the connection or the context ended after the request may
+	// have been delivered. The outcome is unknown.
+	ErrInterrupted = errors.New("colmena: interrupted, outcome unknown")
+	// ErrTooLarge: a message is larger than MaxFrame; it was not sent.
+	ErrTooLarge = errors.New("colmena: message larger than a frame may be")
+	// ErrClosed: the client, server or stream is closed.
+	ErrClosed = errors.New("colmena: rpc is closed")
+)
+
+// Stream is one call's two-way sequence of messages. One goroutine may send while
+// another receives; Close may be called at any time.
+type Stream struct {
+	mux      *yamux.Stream
+	conn     *muxConn
+	ctx      context.Context
+	maxFrame int
+	delivery *delivery // client: whether the request left; nil on the server
+	inbox    *inbox    // server: messages read ahead, so that a Close is noticed; nil on the client
+
+	sender *sender // client: writes in the place of Send; nil on the server
+
+	stopWatch func() bool // client: ends the watch on ctx
+
+	sendMu  sync.Mutex // one message at a time
+	sendBuf []byte     // guarded by sendMu
+	sendEnd bool       // guarded by sendMu: nothing more may be sent by Send
+	sendCut bool       // guarded by sendMu: a frame was left incomplete, so that nothing at all can follow
+
+	recvEnd error // what Recv goes on returning; only the receiving goroutine uses it
+
+	closeOnce sync.Once
+}
+
+// Send sends one message. b is the caller's again when it returns. It blocks while
+// the other side does not read, until ctx of Open (or the handler) ends.
+func (s *Stream) Send(b []byte) error {
+	if len(b) > s.maxFrame {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), s.maxFrame)
+	}
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.sendEnd {
+		return fmt.Errorf("%w: Send after CloseSend", ErrClosed)
+	}
+	return s.sendLocked(frameData, b)
+}
+
+// CloseSend says that no more messages follow: the other side's Recv gives io.EOF
+// after the last one. On the server the handler's return does it.
+func (s *Stream) CloseSend() error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.sendEnd {
+		return nil
+	}
+	s.sendEnd = true
+	return s.sendLocked(frameEnd, nil)
+}
+
+// sendLocked writes a frame in steps, each one write of the connection.
+func (s *Stream) sendLocked(typ byte, b []byte) error {
+	if err := s.ctx.Err(); err != nil {
+		return s.broken(err)
+	}
+	n := min(len(b), stepBytes-headBytes)
+	s.sendBuf = append(s.sendBuf[:0], 0, 0, 0, 0, 0)
+	putHead(s.sendBuf, typ, len(b))
+	s.sendBuf = append(s.sendBuf, b[:n]...)
+	for {
+		if err := s.flushLocked(); err != nil {
+			s.sendEnd, s.sendCut = true, true
+			return s.broken(err)
+		}
+		if n == len(b) {
+			return nil
+		}
+		step := b[n:min(len(b), n+stepBytes)]
+		s.sendBuf = append(s.sendBuf[:0], step...)
+		n += len(step)
+	}
+}
+
+// flushLocked writes sendBuf to the connection.
+func (s *Stream) flushLocked() error {
+	if s.sender == nil {
+		_, err := s.mux.Write(s.sendBuf)
+		return err
+	}
+	err := s.sender.write(s.ctx, s.mux, s.sendBuf)
+	if err != nil {
+		s.sendBuf = nil // the sender may still be reading it
+	}
+	return err
+}
+
+// sender is a goroutine that writes for a client's stream. A write may wait for
+// the connection, where no context reaches; so that Send returns when its context
+// ends, it waits beside. (A handler's Send may be held up, by stallTimeout at
+// most: nobody waits for a handler whose connection stalls.)
+type sender struct {
+	group  *lifecycle.Group
+	closed chan struct{} // closed by Stream.Close
+	work   chan []byte   // nil until the first write
+	done   chan error
+}
+
+// write has b written. After an error b may still be in use.
+func (w *sender) write(ctx context.Context, mux *yamux.Stream, b []byte) error {
+	if w.work == nil {
+		w.work, w.done = make(chan []byte), make(chan error, 1)
+		if !w.group.Go("rpc sender", func(ctx context.Context) { w.run(ctx, mux) }) {
+			return ErrClosed
+		}
+	}
+	select {
+	case w.work <- b:
+	case <-w.closed:
+		return ErrClosed
+	case <-w.group.Context().Done():
+		return ErrClosed
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.closed:
+		return ErrClosed
+	}
+}
+
+func (w *sender) run(ctx context.Context, mux *yamux.Stream) {
+	for {
+		select {
+		case b := <-w.work:
+			_, err := mux.Write(b)
+			w.done <- err
+			if err != nil {
+				return
+			}
+		case <-w.closed:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Recv returns the next message, which is the caller's. io.EOF means that the
+// other side has ended properly; an error of the handler is a *wire.Error.
+func (s *Stream) Recv() ([]byte, error) { return s.RecvInto(nil) }
+
+// RecvInto is Recv into buf's memory where that suffices.
+func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
+	if s.recvEnd != nil {
+		return nil, s.recvEnd
+	}
+	if s.inbox != nil {
+		b, err := s.inbox.next(s.ctx, buf)
+		if err != nil {
+			s.recvEnd = err
+		}
+		return b, err
+	}
+	typ, body, err := readFrame(s.mux, s.maxFrame, buf)
+	switch {
+	case err != nil:
+		s.recvEnd = s.broken(err)
+	case typ == frameData:
+		return body, nil
+	case typ == frameEnd:
+		s.recvEnd = io.EOF
+	case typ == frameFailure:
+		e, err := decodeFailure(body)
+		if err != nil {
+			s.recvEnd = s.broken(err)
+		} else {
+			s.recvEnd = e
+		}
+	default:
+		s.recvEnd = s.broken(fmt.Errorf("%w: type %d", errFrame, typ))
+	}
+	return nil, s.recvEnd
+}
+
+// broken makes the error of a stream that failed: with the context's error if that
+// is why, and, for a caller, whether the request may have arrived.
+func (s *Stream) broken(err error) error {
+	if cause := s.ctx.Err(); cause != nil {
+		err = cause
+	} else if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if s.delivery == nil {
+		return fmt.Errorf("colmena: caller is gone: %w", err)
+	}
+	return s.delivery.explain(err)
+}
+
+// Close ends the stream. On the client it cancels the handler's context unless
+// the handler has returned already. Idempotent.
+func (s *Stream) Close() error {
+	if s.stopWatch != nil {
+		s.stopWatch()
+	}
+	s.shut()
+	return nil
+}
+
+// shut is Close but for the watch on the context, which itself calls it.
+func (s *Stream) shut() {
+	s.closeOnce.Do(func() {
+		if s.sender != nil {
+			close(s.sender.closed)
+			s.delivery.revoke()
+			s.conn.unwatch(s.mux.StreamID())
+		}
+		// Both unblock what waits; closing tells the other side.
+		s.mux.SetDeadline(time.Unix(1, 0))
+		s.mux.Close()
+	})
+}
+
+// inbox reads a server stream ahead of its handler, up to inboxBytesMax, so that
+// the handler's context ends when the caller closes, whether the handler receives
+// or not.
+type inbox struct {
+	mu     sync.Mutex
+	queue  [][]byte      // guarded by mu
+	bytes  int           // guarded by mu
+	end    error         // guarded by mu: what follows the queue
+	filled chan struct{} // one slot: something was added
+	taken  chan struct{} // one slot: something was taken
+	spare  []byte        // guarded by mu: memory to read the next message into
+}
+
+const (
+	inboxBytesMax = windowBytes
+	spareBytesMax = stepBytes
+)
+
+func newInbox() *inbox {
+	return &inbox{filled: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
+}
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// add queues a message, waiting for room. It is thrown away if done ends first.
+func (in *inbox) add(b []byte, done <-chan struct{}) {
+	for {
+		in.mu.Lock()
+		if in.bytes == 0 || in.bytes+len(b)+headBytes <= inboxBytesMax {
+			in.queue = append(in.queue, b)
+			in.bytes += len(b) + headBytes
+			in.mu.Unlock()
+			notify(in.filled)
+			return
+		}
+		in.mu.Unlock()
+		select {
+		case <-in.taken:
+		case <-done:
+			return
+		}
+	}
+}
+
+// finish says what Recv returns after the queue. Only the first counts.
+func (in *inbox) finish(err error) {
+	in.mu.Lock()
+	if in.end == nil {
+		in.end = err
+	}
+	in.mu.Unlock()
+	notify(in.filled)
+}
+
+// takeSpare returns memory for the next message, or nil.
+func (in *inbox) takeSpare() []byte {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	b := in.spare
+	in.spare = nil
+	return b
+}
+
+// next takes a message. With a buf that is large enough the message is copied and
+// its memory used again.
+func (in *inbox) next(ctx context.Context, buf []byte) ([]byte, error) {
+	for {
+		in.mu.Lock()
+		if len(in.queue) > 0 {
+			b := in.queue[0]
+			in.queue[0] = nil
+			if in.queue = in.queue[1:]; len(in.queue) == 0 {
+				in.queue = nil
+			}
+			in.bytes -= len(b) + headBytes
+			if len(b) <= cap(buf) {
+				buf = append(buf[:0], b...)
+				if cap(b) <= spareBytesMax {
+					in.spare = b
+				}
+				b = buf
+			}
+			in.mu.Unlock()
+			notify(in.taken)
+			return b, nil
+		}
+		end := in.end
+		in.mu.Unlock()
+		if end != nil {
+			return nil, end
+		}
+		select {
+		case <-in.filled:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("colmena: caller is gone: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// remoteTimeout is what is left of ctx, 0 if it has no deadline.
+func remoteTimeout(ctx context.Context) time.Duration {
+	if d, ok := ctx.Deadline(); ok {
+		return max(time.Until(d), time.Microsecond)
+	}
+	return 0
+}

@@ -1,0 +1,333 @@
+package colmena
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// watchLeadership follows raft: it opens the databases for writing when this node has
+// won and applied everything, and closes them when it has lost. raft's leader channel
+// has one slot and may swallow a loss between two wins, so the term is looked at too
+// (H13).
+func (n *Node) watchLeadership(ctx context.Context) {
+	changes := make(chan raft.Observation, 16)
+	observer := raft.NewObserver(changes, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	})
+	n.raft.RegisterObserver(observer)
+	defer n.raft.DeregisterObserver(observer)
+	tick := time.NewTicker(leaderTick)
+	defer tick.Stop()
+	for {
+		n.followLeadership(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+			n.stateChanged()
+		case <-n.raft.LeaderCh():
+			n.stateChanged()
+		case <-tick.C:
+		}
+	}
+}
+
+// leaderTick is how often leadership is looked at even if raft says nothing.
+const leaderTick = 100 * time.Millisecond
+
+func (n *Node) followLeadership(ctx context.Context) {
+	term := n.raftLeaderTerm()
+	if have := n.leading.Load(); have != 0 && have != term {
+		n.leading.Store(0)
+		n.dbs.stepDown()
+		n.stateChanged()
+		n.event(Event{Kind: EventLeadershipLost, Term: have})
+	}
+	if term == 0 || n.leading.Load() == term || n.halted.Load() != nil {
+		return
+	}
+	if err := n.takeLead(ctx, term); err != nil {
+		n.log.Warn("leadership was won but cannot be used yet", "term", term, "err", err)
+		return
+	}
+	n.leading.Store(term)
+	n.stateChanged()
+	n.log.Info("leading", "term", term)
+	n.event(Event{Kind: EventLeadershipWon, Term: term})
+}
+
+// raftLeaderTerm is the term in which raft holds this node for the leader, 0 if none.
+func (n *Node) raftLeaderTerm() uint64 {
+	term := n.raft.CurrentTerm()
+	if n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
+		return 0
+	}
+	return term
+}
+
+// takeLead waits until everything before this term is applied, and opens the
+// databases for writing.
+func (n *Node) takeLead(ctx context.Context, term uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	if err := waitFuture(ctx, n.raft.Barrier(barrierTimeout)); err != nil {
+		return err
+	}
+	if err := n.dbs.drain(ctx); err != nil {
+		return err
+	}
+	if n.raftLeaderTerm() != term {
+		return fmt.Errorf("the term is over")
+	}
+	n.dbs.lead(term)
+	return n.ensureSystem(ctx)
+}
+
+const barrierTimeout = 10 * time.Second
+
+// ensureSystem writes the first entry of a new cluster, and this node's own line.
+func (n *Node) ensureSystem(ctx context.Context) error {
+	sys := n.dbs.system()
+	if n.dbs.clusterOf() == "" {
+		args := wire.NewArgs(1)
+		args.Add(wire.Text(n.clusterID()))
+		if _, err := sys.Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: systemSchema, Args: args.Args()}}}); err != nil {
+			return err
+		}
+	}
+	if m, ok := n.dbs.member(n.id.NodeID); ok && m == n.selfMember(m.voter) {
+		return nil
+	}
+	_, err := sys.Exec(ctx, recordMember(n.selfMember(true)))
+	return err
+}
+
+// stateChanged wakes those who wait for a leader.
+func (n *Node) stateChanged() {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	close(n.stateCh)
+	n.stateCh = make(chan struct{})
+}
+
+func (n *Node) stateWatch() <-chan struct{} {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	return n.stateCh
+}
+
+// leader is where writes go now: to this node (local) or to another. ok is false
+// while there is none.
+func (n *Node) leader() (id string, local, ok bool) {
+	if n.leading.Load() != 0 {
+		return n.id.NodeID, true, true
+	}
+	_, lid := n.raft.LeaderWithID()
+	if lid == "" || string(lid) == n.id.NodeID {
+		return "", false, false // or won and not yet ready
+	}
+	return string(lid), false, true
+}
+
+// awaitLeader waits for a leader until deadline or ctx ends.
+func (n *Node) awaitLeader(ctx context.Context, deadline time.Time) (id string, local bool, err error) {
+	for {
+		watch := n.stateWatch()
+		if n.isClosed() {
+			return "", false, ErrClosed
+		}
+		if id, local, ok := n.leader(); ok {
+			return id, local, nil
+		}
+		if err := n.pause(ctx, watch, deadline); err != nil {
+			return "", false, err
+		}
+	}
+}
+
+// pause waits for a change of state, at most until deadline.
+func (n *Node) pause(ctx context.Context, watch <-chan struct{}, deadline time.Time) error {
+	left := time.Until(deadline)
+	if left <= 0 {
+		return ErrNoLeader
+	}
+	timer := time.NewTimer(min(left, leaderTick))
+	defer timer.Stop()
+	select {
+	case <-watch:
+	case <-timer.C:
+	case <-n.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// leaderDeadline is until when a call waits for a leader.
+func (n *Node) leaderDeadline() time.Time {
+	return time.Now().Add(max(n.cfg.LeaderWait, 0))
+}
+
+// WaitForLeader waits until this node knows a leader, or ctx ends.
+func (n *Node) WaitForLeader(ctx context.Context) error {
+	_, _, err := n.awaitLeader(ctx, time.Now().Add(farFuture))
+	return err
+}
+
+const farFuture = 100 * 365 * 24 * time.Hour
+
+// WaitReady waits until a leader is known and this node has applied what the leader
+// had when asked, or until ctx ends.
+func (n *Node) WaitReady(ctx context.Context) error {
+	for {
+		if err := n.WaitForLeader(ctx); err != nil {
+			return err
+		}
+		err := n.catchUp(ctx)
+		if err == nil || ctx.Err() != nil || n.isClosed() {
+			return err
+		}
+		if err := n.pause(ctx, n.stateWatch(), time.Now().Add(leaderTick)); err != nil && err != ErrNoLeader {
+			return err
+		}
+	}
+}
+
+func (n *Node) catchUp(ctx context.Context) error {
+	for _, d := range n.dbs.all() {
+		m, err := n.leaderMark(ctx, d.Name(), false)
+		if err != nil {
+			return err
+		}
+		if err := d.WaitMark(ctx, m.Index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// IsLeader reports whether this node leads and takes writes.
+func (n *Node) IsLeader() bool { return n.leading.Load() != 0 }
+
+// Leader returns the leader as far as this node knows.
+func (n *Node) Leader() (Member, bool) {
+	id, _, ok := n.leader()
+	if !ok {
+		return Member{}, false
+	}
+	m := Member{ID: id}
+	m.Addr, _, _ = n.peers.resolve(id)
+	return m, true
+}
+
+// giveUpLeadership hands leadership to another node, for one that cannot go on.
+func (n *Node) giveUpLeadership(ctx context.Context) {
+	n.leading.Store(0)
+	n.dbs.stepDown()
+	n.stateChanged()
+	if n.raftLeaderTerm() == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	if err := waitFuture(ctx, n.raft.LeadershipTransfer()); err != nil {
+		n.log.Warn("leadership could not be handed over", "err", err)
+	}
+}
+
+// handOver ends this node's leadership in good order, before it closes.
+func (n *Node) handOver(ctx context.Context) {
+	if n.raft == nil || n.leading.Load() == 0 {
+		return
+	}
+	voters := 0
+	for _, s := range n.servers() {
+		if s.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	if voters < 2 {
+		return
+	}
+	// New writes wait for the next leader; those under way are decided first.
+	n.leading.Store(0)
+	n.stateChanged()
+	n.dbs.stepDown()
+	_ = n.dbs.drain(ctx)
+	if err := waitFuture(ctx, n.raft.LeadershipTransfer()); err != nil {
+		n.log.Warn("leadership could not be handed over", "err", err)
+	}
+}
+
+// servers is raft's present configuration.
+func (n *Node) servers() []raft.Server {
+	f := n.raft.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+// A nudge tells followers what was committed.
+type nudge struct {
+	mark wire.Mark
+	term uint64
+}
+
+// runNudges tells followers at once what was committed: raft would tell them with the
+// next entry, or after its CommitTimeout. It sends what raft itself sends, an
+// AppendEntries without entries, in the name of the term in which the commit was seen.
+func (n *Node) runNudges(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case g := <-n.nudges:
+			if n.leading.Load() == g.term {
+				n.sendNudge(g)
+			}
+		}
+	}
+}
+
+func (n *Node) sendNudge(g nudge) {
+	req := &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id.NodeID), Addr: n.raftNet.EncodePeer(raft.ServerID(n.id.NodeID), raft.ServerAddress(n.id.NodeID))},
+		Term:      g.term, PrevLogEntry: g.mark.Index, PrevLogTerm: g.mark.Term, LeaderCommitIndex: g.mark.Index,
+	}
+	req.Leader = req.Addr
+	done := make(chan struct{}, 16)
+	sent := 0
+	for _, s := range n.servers() {
+		if string(s.ID) == n.id.NodeID || !n.peers.nudgeable(string(s.ID)) {
+			continue
+		}
+		sent++
+		go func() {
+			var resp raft.AppendEntriesResponse
+			err := n.raftNet.AppendEntries(s.ID, s.Address, req, &resp)
+			n.peers.nudged(string(s.ID), err)
+			select {
+			case done <- struct{}{}:
+			default:
+			}
+		}()
+	}
+	// The next nudge waits for the quickest answer only: a slow follower has its own.
+	if sent > 0 {
+		select {
+		case <-done:
+		case <-n.done:
+		}
+	}
+}

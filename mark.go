@@ -1,0 +1,298 @@
+package colmena
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// leaderMark asks the leader how far it has applied a database. With confirm the
+// leader first has its term confirmed by a majority, in a round that begins after the
+// question arrived (H22), so that the answer covers every write acknowledged before.
+func (n *Node) leaderMark(ctx context.Context, db string, confirm bool) (wire.Mark, error) {
+	deadline := n.leaderDeadline()
+	for {
+		watch := n.stateWatch()
+		leader, local, err := n.awaitLeader(ctx, deadline)
+		if err != nil {
+			return wire.Mark{}, noLeader(ctx, err)
+		}
+		var m wire.Mark
+		if local {
+			m, err = n.markHere(ctx, db, confirm)
+		} else {
+			m, err = n.marks.ask(ctx, markKey{leader, db, confirm})
+		}
+		if err == nil || ctx.Err() != nil || !goesToLeader(err) && !errors.Is(err, rpc.ErrInterrupted) {
+			return m, err
+		}
+		if err := n.pause(ctx, watch, deadline); err != nil {
+			return m, noLeader(ctx, err)
+		}
+	}
+}
+
+// markHere is the leader's own answer: what it has applied of the database, which
+// after its term's barrier is every write acknowledged so far (H23).
+func (n *Node) markHere(ctx context.Context, db string, confirm bool) (wire.Mark, error) {
+	term := n.leading.Load()
+	if term == 0 {
+		return wire.Mark{}, ErrNoLeader
+	}
+	var m wire.Mark
+	if d := n.dbs.get(db); d != nil {
+		m = d.Mark()
+	}
+	if confirm {
+		if err := n.confirmer.confirm(ctx, term); err != nil {
+			return wire.Mark{}, err
+		}
+	}
+	if n.leading.Load() != term {
+		return wire.Mark{}, ErrNoLeader
+	}
+	return m, nil
+}
+
+type markKey struct {
+	leader, db string
+	confirm    bool
+}
+
+// markAskers share questions: all reads that begin while one is out go into the next.
+type markAskers struct {
+	n  *Node
+	mu sync.Mutex
+	m  map[markKey]*shared[wire.Mark]
+}
+
+const maxAskers = 4096
+
+func (a *markAskers) ask(ctx context.Context, k markKey) (wire.Mark, error) {
+	a.mu.Lock()
+	s := a.m[k]
+	if s == nil {
+		if a.m == nil || len(a.m) >= maxAskers {
+			a.m = map[markKey]*shared[wire.Mark]{}
+		}
+		var st *rpc.Stream
+		s = &shared[wire.Mark]{n: a.n, do: func(ctx context.Context) (m wire.Mark, err error) {
+			m, st, err = a.n.askMark(ctx, st, k)
+			return m, err
+		}}
+		a.m[k] = s
+	}
+	a.mu.Unlock()
+	return s.get(ctx)
+}
+
+// askMark sends one question on the asker's stream, which it opens if need be.
+func (n *Node) askMark(ctx context.Context, st *rpc.Stream, k markKey) (wire.Mark, *rpc.Stream, error) {
+	if st == nil {
+		var err error
+		if st, err = n.client.Open(n.group.Context(), k.leader, methodMark); err != nil {
+			return wire.Mark{}, nil, err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = st.Close() })
+	defer stop()
+	req := wire.MarkRequest{DB: k.db, Confirm: k.confirm}
+	err := st.Send(req.Append(nil))
+	var resp wire.MarkResponse
+	if err == nil {
+		var b []byte
+		if b, err = st.Recv(); err == nil {
+			err = resp.Decode(b)
+		}
+	}
+	if err != nil {
+		_ = st.Close()
+		var w *wire.Error
+		if !errors.As(err, &w) {
+			err = fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
+		}
+		return wire.Mark{}, nil, err
+	}
+	if resp.Err != nil {
+		return wire.Mark{}, st, resp.Err
+	}
+	return resp.Mark, st, nil
+}
+
+// serveMarks answers the questions of one asker.
+func (n *Node) serveMarks(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
+	var buf []byte
+	for {
+		b, err := st.RecvInto(buf)
+		if err != nil {
+			return nil
+		}
+		buf = b
+		var req wire.MarkRequest
+		if err := req.Decode(b); err != nil {
+			return err
+		}
+		var resp wire.MarkResponse
+		m, err := n.markHere(ctx, req.DB, req.Confirm)
+		resp.Mark, resp.Term = m, n.leading.Load()
+		switch {
+		case errors.Is(err, ErrNoLeader):
+			resp.Err = &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
+		case err != nil:
+			resp.Err = errorToWire(err)
+		}
+		if err := st.Send(resp.Append(nil)); err != nil {
+			return err
+		}
+	}
+}
+
+// confirmer has the leader's term confirmed by a majority.
+type confirmer struct {
+	n  *Node
+	mu sync.Mutex
+	by map[uint64]*shared[struct{}] // per term
+}
+
+// confirm returns nil if a majority of the voters, this node among them, still was in
+// the term at a moment after confirm was called: so no later leader had been elected
+// then, and none had acknowledged a write. All who wait share a round, which begins
+// after each of them came.
+func (c *confirmer) confirm(ctx context.Context, term uint64) error {
+	c.mu.Lock()
+	s := c.by[term]
+	if s == nil {
+		s = &shared[struct{}]{n: c.n, do: func(ctx context.Context) (struct{}, error) { return struct{}{}, c.n.confirmRound(ctx, term) }}
+		c.by = map[uint64]*shared[struct{}]{term: s}
+	}
+	c.mu.Unlock()
+	_, err := s.get(ctx)
+	return err
+}
+
+func (n *Node) confirmRound(ctx context.Context, term uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.ElectionTimeout)
+	defer cancel()
+	need, asked := 0, 0
+	answers := make(chan bool, 64)
+	for _, s := range n.servers() {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		need++
+		if string(s.ID) == n.id.NodeID {
+			answers <- n.raft.CurrentTerm() == term
+			asked++
+			continue
+		}
+		if asked++; asked > cap(answers) {
+			return fmt.Errorf("colmena: more than %d voters", cap(answers))
+		}
+		go func() { answers <- n.askTerm(ctx, string(s.ID), term) }()
+	}
+	need = need/2 + 1
+	for range asked {
+		select {
+		case ok := <-answers:
+			if ok {
+				need--
+			}
+			if need == 0 {
+				return nil
+			}
+		case <-ctx.Done():
+			return ErrNoLeader
+		}
+	}
+	return ErrNoLeader
+}
+
+func (n *Node) askTerm(ctx context.Context, id string, term uint64) bool {
+	req := wire.TermRequest{Term: term}
+	b, err := n.client.Call(ctx, id, methodTerm, req.Append(nil))
+	var resp wire.TermResponse
+	return err == nil && resp.Decode(b) == nil && resp.OK
+}
+
+// serveTerms answers whether this node is still in a term.
+func (n *Node) serveTerms(_ context.Context, _ wire.Hello, st *rpc.Stream) error {
+	b, err := st.Recv()
+	if err != nil {
+		return err
+	}
+	var req wire.TermRequest
+	if err := req.Decode(b); err != nil {
+		return err
+	}
+	term := n.raft.CurrentTerm()
+	resp := wire.TermResponse{Term: term, OK: term == req.Term}
+	return st.Send(resp.Append(nil))
+}
+
+// shared runs one question at a time for many who ask: whoever comes while one is out
+// waits for the next, which begins after he came.
+type shared[T any] struct {
+	n  *Node
+	do func(context.Context) (T, error)
+
+	mu      sync.Mutex
+	running bool
+	next    *round[T]
+}
+
+type round[T any] struct {
+	done  chan struct{}
+	value T
+	err   error
+}
+
+// sharedTimeout bounds a round nobody may be waiting for any more.
+const sharedTimeout = 5 * time.Second
+
+func (s *shared[T]) get(ctx context.Context) (T, error) {
+	s.mu.Lock()
+	if s.next == nil {
+		s.next = &round[T]{done: make(chan struct{})}
+	}
+	r := s.next
+	if !s.running {
+		s.running = s.n.group.Go("shared question", s.run)
+		if !s.running {
+			s.mu.Unlock()
+			return r.value, ErrClosed
+		}
+	}
+	s.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}
+
+func (s *shared[T]) run(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		r := s.next
+		s.next = nil
+		if r == nil {
+			s.running = false
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		call, cancel := context.WithTimeout(ctx, sharedTimeout)
+		r.value, r.err = s.do(call)
+		cancel()
+		close(r.done)
+	}
+}

@@ -1,0 +1,541 @@
+package colmena
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-msgpack/v2/codec"
+	"github.com/hashicorp/raft"
+
+	"github.com/mentasystems/colmena/internal/membership"
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/snapshot"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// Format versions of what nodes write for one another: entries, copies and calls. A
+// node reads all from formatMin to formatMax; the leader writes the newest that every
+// member, learners included, reads.
+const (
+	formatMin uint16 = 1
+	formatMax uint16 = 1
+)
+
+// Member is a node of the cluster.
+type Member struct {
+	ID     string
+	Addr   string // address other nodes reach it at, "" while unknown
+	Voter  bool   // it counts for majorities
+	Leader bool
+	// Promoting says that the node does not vote yet and will when it has caught up.
+	Promoting bool
+}
+
+// Members lists the cluster's nodes, sorted by ID, as the leader knows them.
+func (n *Node) Members(ctx context.Context) ([]Member, error) {
+	var out []Member
+	err := n.onLeader(ctx, func(ctx context.Context) error {
+		out = n.membersHere()
+		return nil
+	}, func(ctx context.Context, leader string) error {
+		return n.control(ctx, leader, methodMembers, nil, &out)
+	})
+	return out, err
+}
+
+func (n *Node) membersHere() []Member {
+	leader, _, _ := n.leader()
+	var out []Member
+	for _, s := range n.servers() {
+		m := Member{ID: string(s.ID), Voter: s.Suffrage == raft.Voter, Leader: string(s.ID) == leader}
+		m.Addr, _, _ = n.peers.resolve(m.ID)
+		if line, ok := n.dbs.member(m.ID); ok {
+			m.Promoting = line.voter && !m.Voter
+		}
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
+	return out
+}
+
+// AddVoter makes a node a voter: a learner is promoted when it has caught up; a node
+// that is not a member yet must join by itself, with Config.Join.
+func (n *Node) AddVoter(ctx context.Context, id string) error {
+	return n.changeMember(ctx, memberChange{Kind: changePromote, ID: id})
+}
+
+// AddNonvoter makes a voter a learner, which receives everything and does not vote.
+// It is DemoteVoter.
+func (n *Node) AddNonvoter(ctx context.Context, id string) error { return n.DemoteVoter(ctx, id) }
+
+// DemoteVoter makes a voter a learner. The last voter cannot be demoted.
+func (n *Node) DemoteVoter(ctx context.Context, id string) error {
+	return n.changeMember(ctx, memberChange{Kind: changeDemote, ID: id})
+}
+
+// RemoveNode takes a node out of the cluster. It may be down. Its directory must be
+// wiped before it can come back.
+func (n *Node) RemoveNode(ctx context.Context, id string) error {
+	return n.changeMember(ctx, memberChange{Kind: changeRemove, ID: id})
+}
+
+// TransferLeadership hands leadership to the voter id, or to the one that is most
+// caught up if id is "".
+func (n *Node) TransferLeadership(ctx context.Context, id string) error {
+	return n.changeMember(ctx, memberChange{Kind: changeTransfer, ID: id})
+}
+
+type changeKind uint8
+
+const (
+	changeJoin changeKind = iota + 1
+	changePromote
+	changeDemote
+	changeRemove
+	changeTransfer
+)
+
+// memberChange travels as msgpack. Fields are only ever added.
+type memberChange struct {
+	Kind                 changeKind
+	ID                   string
+	Incarnation, Addr    string
+	Voter                bool
+	Engine               uint64
+	FormatMin, FormatMax uint16
+}
+
+func (n *Node) changeMember(ctx context.Context, c memberChange) error {
+	return n.onLeader(ctx, func(ctx context.Context) error { return n.changeHere(ctx, c) },
+		func(ctx context.Context, leader string) error {
+			return n.control(ctx, leader, methodChange, &c, nil)
+		})
+}
+
+// onLeader runs here if this node leads, and otherwise asks the leader. Calls are
+// idempotent, so one that got lost is made again until ctx ends or no leader is found.
+func (n *Node) onLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, string) error) error {
+	deadline := n.leaderDeadline()
+	for {
+		watch := n.stateWatch()
+		leader, local, err := n.awaitLeader(ctx, deadline)
+		if err != nil {
+			return noLeader(ctx, err)
+		}
+		if local {
+			err = here(ctx)
+		} else {
+			err = there(ctx, leader)
+		}
+		if err == nil || ctx.Err() != nil || !goesToLeader(err) {
+			return err
+		}
+		if err := n.pause(ctx, watch, deadline); err != nil {
+			return noLeader(ctx, err)
+		}
+	}
+}
+
+// goesToLeader reports whether a call failed only because it did not reach the leader.
+func goesToLeader(err error) bool {
+	var w *wire.Error
+	if errors.As(err, &w) && w.Code == wire.ErrNotLeader {
+		return true
+	}
+	for _, e := range []error{ErrNoLeader, rpc.ErrNotDelivered, rpc.ErrInterrupted, raft.ErrNotLeader, raft.ErrLeadershipLost, raft.ErrLeadershipTransferInProgress} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func noLeader(ctx context.Context, err error) error {
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrNoLeader) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrNoLeader, err)
+}
+
+// changeHere runs a change on the leader, one at a time.
+func (n *Node) changeHere(ctx context.Context, c memberChange) error {
+	n.peers.changing.Lock()
+	defer n.peers.changing.Unlock()
+	if n.leading.Load() == 0 {
+		return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
+	}
+	v := n.memberView(ctx)
+	var steps []membership.Step
+	var err error
+	switch c.Kind {
+	case changeJoin:
+		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
+	case changePromote:
+		steps, err = membership.Promote(v, c.ID)
+	case changeDemote:
+		steps, err = membership.Demote(v, c.ID)
+	case changeRemove:
+		steps, err = membership.Remove(v, c.ID)
+	case changeTransfer:
+		steps = []membership.Step{{Kind: membership.StepTransfer, ID: c.ID}}
+	default:
+		err = fmt.Errorf("colmena: unknown change of members %d", c.Kind)
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if err := n.runStep(ctx, s, c); err != nil {
+			return fmt.Errorf("%v: %w", s, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) runStep(ctx context.Context, s membership.Step, c memberChange) error {
+	id, addr := raft.ServerID(s.ID), raft.ServerAddress(s.ID) // H25: raft knows members by ID
+	n.log.Info("membership", "step", s.String())
+	switch s.Kind {
+	case membership.StepRecord:
+		m := member{id: s.Member.ID, incarnation: s.Member.Incarnation, addr: s.Member.Addr, voter: s.Member.WantsVoter, engine: c.Engine, formatMin: c.FormatMin, formatMax: c.FormatMax}
+		if old, ok := n.dbs.member(m.id); ok && c.Kind != changeJoin {
+			m.engine, m.formatMin, m.formatMax = old.engine, old.formatMin, old.formatMax
+		}
+		_, err := n.dbs.system().Exec(ctx, recordMember(m))
+		return err
+	case membership.StepForget:
+		args := wire.NewArgs(1)
+		args.Add(wire.Text(s.ID))
+		_, err := n.dbs.system().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM members WHERE id = ?", Args: args.Args()}}})
+		n.peers.forget(s.ID)
+		return err
+	case membership.StepAddLearner:
+		return waitFuture(ctx, n.raft.AddNonvoter(id, addr, 0, 0))
+	case membership.StepPromote:
+		return waitFuture(ctx, n.raft.AddVoter(id, addr, 0, 0))
+	case membership.StepDemote:
+		return waitFuture(ctx, n.raft.DemoteVoter(id, 0, 0))
+	case membership.StepRemove:
+		return waitFuture(ctx, n.raft.RemoveServer(id, 0, 0))
+	case membership.StepTransfer:
+		return n.transfer(ctx, s.ID)
+	}
+	return fmt.Errorf("colmena: unknown step %v", s)
+}
+
+func (n *Node) transfer(ctx context.Context, id string) error {
+	if id == n.id.NodeID {
+		return nil
+	}
+	n.dbs.stepDown()
+	err := n.dbs.drain(ctx)
+	if err == nil && id == "" {
+		err = waitFuture(ctx, n.raft.LeadershipTransfer())
+	} else if err == nil {
+		err = waitFuture(ctx, n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
+	}
+	if term := n.leading.Load(); err != nil && term != 0 && n.raftLeaderTerm() == term {
+		n.dbs.lead(term) // still leading: go on
+	}
+	return err
+}
+
+// memberView is what membership decisions are made from.
+func (n *Node) memberView(ctx context.Context) membership.View {
+	v := membership.View{Leader: n.id.NodeID, Applied: n.applied.Load(), Progress: map[string]membership.Progress{}}
+	for _, m := range n.dbs.allMembers() {
+		v.Members = append(v.Members, membership.Member{ID: m.id, Incarnation: m.incarnation, Addr: m.addr, WantsVoter: m.voter})
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for _, s := range n.servers() {
+		v.Servers = append(v.Servers, membership.Server{ID: string(s.ID), Voter: s.Suffrage == raft.Voter})
+		if string(s.ID) == n.id.NodeID || n.client == nil {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, n.cfg.ElectionTimeout)
+			defer cancel()
+			var p progress
+			if err := n.control(ctx, string(s.ID), methodProgress, nil, &p); err == nil {
+				mu.Lock()
+				v.Progress[string(s.ID)] = membership.Progress{Incarnation: p.Incarnation, Applied: p.Applied, Reachable: true}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return v
+}
+
+// progress travels as msgpack.
+type progress struct {
+	Incarnation string
+	Applied     uint64
+}
+
+func recordMember(m member) wire.Unit {
+	args := wire.NewArgs(7)
+	args.Add(wire.Text(m.id))
+	args.Add(wire.Text(m.incarnation))
+	args.Add(wire.Text(m.addr))
+	voter := int64(0)
+	if m.voter {
+		voter = 1
+	}
+	args.Add(wire.Int(voter))
+	args.Add(wire.Int(int64(m.engine)))
+	args.Add(wire.Int(int64(m.formatMin)))
+	args.Add(wire.Int(int64(m.formatMax)))
+	return wire.Unit{Statements: []wire.Statement{{SQL: "INSERT OR REPLACE INTO members VALUES(?, ?, ?, ?, ?, ?, ?)", Args: args.Args()}}}
+}
+
+func (n *Node) selfMember(voter bool) member {
+	m := member{id: n.id.NodeID, incarnation: n.id.Incarnation, voter: voter, engine: engineFingerprint(), formatMin: formatMin, formatMax: formatMax}
+	if n.net != nil {
+		m.addr = n.net.Advertised()
+	}
+	return m
+}
+
+func (s *databases) member(id string) (member, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m, ok := s.members[id]
+	return m, ok
+}
+
+func (s *databases) allMembers() []member {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []member
+	for _, m := range s.members {
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b member) int { return strings.Compare(a.id, b.id) })
+	return out
+}
+
+func (s *databases) clusterOf() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.cluster
+}
+
+func (n *Node) clusterID() string {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	return n.id.ClusterID
+}
+
+// keepMembership sees to it that the cluster knows this node at its present address:
+// it joins, it comes back with another address, and, while it leads, it promotes
+// learners that have caught up.
+func (n *Node) keepMembership(ctx context.Context) {
+	tick := time.NewTicker(membershipTick)
+	defer tick.Stop()
+	for {
+		n.introduce(ctx)
+		if n.leading.Load() != 0 {
+			n.promote(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+const membershipTick = 200 * time.Millisecond
+
+// introduce tells the cluster about this node, if the cluster's table says otherwise.
+func (n *Node) introduce(ctx context.Context) {
+	self, known := n.dbs.member(n.id.NodeID)
+	want := n.selfMember(n.cfg.JoinAs == JoinAsVoter)
+	if known {
+		want.voter = self.voter
+	}
+	if known && self == want && n.inConfiguration() {
+		if _, _, ok := n.leader(); !ok {
+			n.greet(ctx) // addresses may have changed: let the others hear of this node
+		}
+		return
+	}
+	c := memberChange{Kind: changeJoin, ID: want.id, Incarnation: want.incarnation, Addr: want.addr, Voter: want.voter, Engine: want.engine, FormatMin: formatMin, FormatMax: formatMax}
+	var err error
+	switch id, local, ok := n.leader(); {
+	case ok && local:
+		err = n.changeHere(ctx, c)
+	case ok:
+		err = n.control(ctx, id, methodChange, &c, nil)
+	default:
+		err = n.join(ctx, c)
+	}
+	if err != nil && ctx.Err() == nil {
+		n.log.Info("not a member yet", "err", err)
+	}
+}
+
+func (n *Node) inConfiguration() bool {
+	return slices.ContainsFunc(n.servers(), func(s raft.Server) bool { return string(s.ID) == n.id.NodeID })
+}
+
+// greet says hello to every address at which a member might be. The handshake itself
+// tells both sides where the other one is now.
+func (n *Node) greet(ctx context.Context) {
+	addrs := slices.Clone(n.cfg.Join)
+	for _, m := range n.dbs.allMembers() {
+		if addr, _, err := n.peers.resolve(m.id); err == nil && m.id != n.id.NodeID {
+			addrs = append(addrs, addr)
+		}
+	}
+	slices.Sort(addrs)
+	var wg sync.WaitGroup
+	for _, addr := range slices.Compact(addrs) {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+			defer cancel()
+			if conn, _, err := n.net.DialAddr(ctx, addr); err == nil {
+				_ = conn.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+const greetTimeout = 2 * time.Second
+
+// join asks the nodes of Config.Join for entrance.
+func (n *Node) join(ctx context.Context, c memberChange) error {
+	if len(n.cfg.Join) == 0 {
+		n.greet(ctx)
+		return nil
+	}
+	var errs []error
+	for _, addr := range n.cfg.Join {
+		if err := n.joinVia(ctx, addr, c); err == nil {
+			return nil
+		} else {
+			errs = append(errs, fmt.Errorf("join via %s: %w", addr, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) joinVia(ctx context.Context, addr string, c memberChange) error {
+	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
+	defer cancel()
+	conn, peer, err := n.net.DialAddr(ctx, addr)
+	if err != nil {
+		return err
+	}
+	if n.clusterID() == "" {
+		_ = conn.Close()
+		if peer.ClusterID == "" {
+			return errors.New("the node there has no cluster yet")
+		}
+		if err := n.adopt(peer.ClusterID); err != nil {
+			return err
+		}
+		if conn, _, err = n.net.DialAddr(ctx, addr); err != nil {
+			return err
+		}
+	}
+	if peer.NodeID == n.id.NodeID {
+		_ = conn.Close()
+		return errors.New("that is this node itself")
+	}
+	_, err = n.client.CallConn(ctx, conn, methodChange, encodeControl(&c))
+	return err
+}
+
+// adopt makes this node one of a cluster. From here on it talks to no other.
+func (n *Node) adopt(cluster string) error {
+	n.idMu.Lock()
+	defer n.idMu.Unlock()
+	next := n.id
+	next.ClusterID = cluster
+	if err := next.save(n.cfg.DataDir); err != nil {
+		return err
+	}
+	n.id = next
+	return nil
+}
+
+// catalogueChanged follows an entry of the system database.
+func (n *Node) catalogueChanged() {
+	n.idMu.Lock()
+	formed := n.id.Formed
+	n.idMu.Unlock()
+	if !formed && n.dbs.clusterOf() != "" {
+		n.idMu.Lock()
+		n.id.Formed = true
+		err := n.id.save(n.cfg.DataDir)
+		n.idMu.Unlock()
+		if err != nil {
+			n.log.Warn("node.json could not be written", "err", err)
+		}
+	}
+	n.stateChanged()
+}
+
+// promote makes voters of learners that have caught up.
+func (n *Node) promote(ctx context.Context) {
+	waiting := false
+	for _, s := range n.servers() {
+		if m, ok := n.dbs.member(string(s.ID)); ok && m.voter && s.Suffrage != raft.Voter {
+			waiting = true
+		}
+	}
+	if !waiting {
+		return
+	}
+	n.peers.changing.Lock()
+	defer n.peers.changing.Unlock()
+	v := n.memberView(ctx)
+	for _, s := range membership.Promotions(v, promoteLag) {
+		if err := n.runStep(ctx, s, memberChange{}); err != nil {
+			n.log.Warn("promotion", "member", s.ID, "err", err)
+		}
+	}
+}
+
+// promoteLag is how many entries a learner may lack to be made a voter.
+const promoteLag = 1000
+
+// acceptCopy refuses a copy of another cluster before a byte of it is stored.
+func (n *Node) acceptCopy(m *snapshot.Manifest) error {
+	if own := n.clusterID(); m.ClusterID != own {
+		return fmt.Errorf("the copy belongs to cluster %s, this node to %s", m.ClusterID, own)
+	}
+	return nil
+}
+
+// control calls a method of another node that is not on the hot path.
+func (n *Node) control(ctx context.Context, id, method string, req, resp any) error {
+	if n.client == nil {
+		return rpc.ErrNotDelivered
+	}
+	b, err := n.client.Call(ctx, id, method, encodeControl(req))
+	if err != nil || resp == nil {
+		return err
+	}
+	return codec.NewDecoderBytes(b, &msgpackHandle).Decode(resp)
+}
+
+var msgpackHandle codec.MsgpackHandle
+
+func encodeControl(v any) []byte {
+	var b []byte
+	if v != nil {
+		// Encoding plain structs to memory does not fail.
+		_ = codec.NewEncoderBytes(&b, &msgpackHandle).Encode(v)
+	}
+	return b
+}

@@ -1,0 +1,453 @@
+package colmena
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+const (
+	// localPatience is how long a read waits for this node to reach the leader's mark
+	// before the leader runs it.
+	localPatience = 20 * time.Millisecond
+	// ownWritesPatience is how long a read at level None waits for this node's own
+	// acknowledged writes.
+	ownWritesPatience = 2 * time.Second
+)
+
+// read runs a statement string that only reads, at the mode's level, here or on the
+// leader.
+func (n *Node) read(ctx context.Context, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
+	leader, err := n.freshen(ctx, db, m)
+	if err != nil {
+		return nil, err
+	}
+	if leader != "" {
+		return n.readThere(ctx, leader, db, m, sql, args, pre)
+	}
+	r, err := n.reader(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	c, err := r.Query(sql, args, pre)
+	if err != nil {
+		r.Release()
+		return nil, readError(err)
+	}
+	return &localRows{r: r, Cursor: c}, nil
+}
+
+// snapshot pins this node's state, when it is as fresh as the mode asks.
+func (n *Node) snapshot(ctx context.Context, db string, m readMode) (readSnapshot, error) {
+	if err := n.freshenHere(ctx, db, m); err != nil {
+		return nil, err
+	}
+	r, err := n.reader(context.Background(), db)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Begin(); err != nil {
+		r.Release()
+		return nil, readError(err)
+	}
+	return &pinnedRead{r}, nil
+}
+
+type pinnedRead struct{ r *engine.Reader }
+
+func (p *pinnedRead) Query(ctx context.Context, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
+	p.r.Use(ctx)
+	c, err := p.r.Query(sql, args, pre)
+	if err != nil {
+		return nil, readError(err)
+	}
+	return &localRows{Cursor: c}, nil
+}
+
+func (p *pinnedRead) Close() error {
+	p.r.Release()
+	return nil
+}
+
+// reader takes a connection to the local file. While a copy is being installed it
+// waits for the new one.
+func (n *Node) reader(ctx context.Context, db string) (*engine.Reader, error) {
+	for {
+		if n.isClosed() {
+			return nil, ErrClosed
+		}
+		watch := n.dbs.watch()
+		var r *engine.Reader
+		var err error
+		d := n.dbs.get(db)
+		switch {
+		case d == nil:
+			r, err = n.empty.Reader(ctx)
+		case d.Err() != nil:
+			return nil, userError(d.Err())
+		default:
+			r, err = d.Reader(ctx)
+		}
+		if !errors.Is(err, engine.ErrClosed) {
+			return r, err
+		}
+		select {
+		case <-watch:
+		case <-n.done:
+			return nil, ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(localPatience):
+		}
+	}
+}
+
+// classify tells whether a statement string writes.
+func (n *Node) classify(ctx context.Context, db string, m readMode, sql string) (engine.Class, error) {
+	class, err := n.classifyHere(ctx, db, sql)
+	if err == nil {
+		return class, nil
+	}
+	var refused *engine.RefusedError
+	if errors.As(err, &refused) {
+		return 0, userError(err)
+	}
+	if writes(sql) {
+		return engine.ClassWrite, nil // the leader judges it
+	}
+	// The schema here may lag behind.
+	if err := n.freshenHere(ctx, db, m); err != nil {
+		return 0, err
+	}
+	class, err = n.classifyHere(ctx, db, sql)
+	return class, readError(err)
+}
+
+func (n *Node) classifyHere(ctx context.Context, db, sql string) (engine.Class, error) {
+	r, err := n.reader(ctx, db)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Release()
+	return r.Classify(sql)
+}
+
+// writes guesses, of a statement that this node cannot prepare, whether it writes, by
+// its first word. The leader finds out; a read sent there as a write is answered too.
+func writes(sql string) bool {
+	word, _, _ := strings.Cut(strings.TrimLeft(sql, " \t\r\n("), " ")
+	switch strings.ToUpper(word) {
+	case "INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE":
+		return true
+	}
+	return false
+}
+
+// freshenHere is freshen for what can only run on this node.
+func (n *Node) freshenHere(ctx context.Context, db string, m readMode) error {
+	for {
+		leader, err := n.freshen(ctx, db, m)
+		if err != nil || leader == "" {
+			return err
+		}
+	}
+}
+
+// freshen waits until this node may answer at the mode's level. If it lags too far
+// behind the leader it returns the leader instead.
+func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader string, err error) {
+	if m.minIndex > 0 {
+		if err := n.awaitIndex(ctx, db, m.minIndex); err != nil {
+			return "", err
+		}
+	}
+	if m.stale > 0 {
+		return "", n.checkStaleness(m.stale)
+	}
+	if m.level == None {
+		return "", n.awaitOwnWrites(ctx, db)
+	}
+	if m.level == Weak && n.leading.Load() != 0 {
+		return "", nil
+	}
+	mark, err := n.leaderMark(ctx, db, m.level == Strong)
+	if err != nil {
+		return "", readError(err)
+	}
+	return n.reachMark(ctx, db, mark)
+}
+
+// reachMark waits a moment until this node has applied mark, or names the leader.
+func (n *Node) reachMark(ctx context.Context, db string, mark wire.Mark) (leader string, err error) {
+	if mark.Index == 0 {
+		return "", nil
+	}
+	watch := n.dbs.watch()
+	d := n.dbs.get(db)
+	if d != nil && d.Mark().Index >= mark.Index {
+		return "", nil
+	}
+	short, cancel := context.WithTimeout(ctx, localPatience)
+	defer cancel()
+	if d == nil {
+		select {
+		case <-watch:
+			d = n.dbs.get(db)
+		case <-short.Done():
+		}
+	}
+	if d != nil && d.WaitMark(short, mark.Index) == nil {
+		return "", nil
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	id, local, ok := n.leader()
+	if !ok || local {
+		return n.id.NodeID, nil // ask again
+	}
+	return id, nil
+}
+
+// awaitOwnWrites waits until this node has applied what it acknowledged itself (H24).
+func (n *Node) awaitOwnWrites(ctx context.Context, db string) error {
+	index := n.acked.get(db)
+	if index == 0 {
+		return nil
+	}
+	d := n.dbs.get(db)
+	if d != nil && d.Mark().Index >= index {
+		return nil
+	}
+	short, cancel := context.WithTimeout(ctx, ownWritesPatience)
+	defer cancel()
+	if err := n.awaitIndex(short, db, index); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: this node has not yet received its own acknowledged write, entry %d, and cannot reach the leader; WithMaxStaleness or a later try may do", ErrNotCaughtUp, index)
+	}
+	return nil
+}
+
+// awaitIndex waits until this node has applied everything up to index to db.
+func (n *Node) awaitIndex(ctx context.Context, db string, index uint64) error {
+	for {
+		d := n.dbs.get(db)
+		if d != nil && d.Mark().Index >= index {
+			return nil
+		}
+		if n.applied.Load() >= index {
+			if d == nil {
+				return nil
+			}
+			return d.Drain(ctx)
+		}
+		wait, cancel := context.WithTimeout(ctx, localPatience)
+		if d != nil {
+			_ = d.WaitMark(wait, index)
+		} else {
+			<-wait.Done()
+		}
+		cancel()
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%w: entry %d is not here yet: %w", ErrNotCaughtUp, index, err)
+		}
+		if n.isClosed() {
+			return ErrClosed
+		}
+	}
+}
+
+// checkStaleness proves that this node's state is at most d old: it leads, or it heard
+// from the leader within d and has applied all it was then known to lack.
+func (n *Node) checkStaleness(d time.Duration) error {
+	if n.leading.Load() != 0 {
+		return nil
+	}
+	if age := time.Since(n.raft.LastContact()); age > d || n.raft.LastContact().IsZero() {
+		return fmt.Errorf("%w: the last word from the leader is %v old, asked for was at most %v", ErrStale, age.Round(time.Millisecond), d)
+	}
+	if n.applied.Load() < n.raft.CommitIndex() && n.AppliedIndex() < n.raft.CommitIndex() {
+		return fmt.Errorf("%w: entries up to %d are committed and not yet applied here", ErrStale, n.raft.CommitIndex())
+	}
+	return nil
+}
+
+// readError makes the user's error of one that a read met.
+func readError(err error) error {
+	if err == nil || errors.Is(err, ErrNoLeader) || errors.Is(err, ErrStale) || errors.Is(err, ErrNotCaughtUp) {
+		return err
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return userError(err)
+}
+
+// localRows walks a query on this node's file. r is released at the end, unless a
+// snapshot owns it.
+type localRows struct {
+	*engine.Cursor
+	r *engine.Reader
+}
+
+func (l *localRows) Next() (bool, error) {
+	ok, err := l.Cursor.Next()
+	return ok, readError(err)
+}
+
+func (l *localRows) Close() error {
+	l.Cursor.Close()
+	if l.r != nil {
+		l.r.Release()
+		l.r = nil
+	}
+	return nil
+}
+
+// readThere has the leader run a query, which streams its rows.
+func (n *Node) readThere(ctx context.Context, leader, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
+	if leader == n.id.NodeID || n.client == nil {
+		return n.read(ctx, db, m, sql, args, pre) // it has become the leader: ask again
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	st, err := n.client.Open(ctx, leader, methodQuery)
+	if err == nil {
+		req := wire.QueryRequest{DB: db, Level: uint8(m.level), Statement: wire.Statement{SQL: sql, Args: args}, Pre: pre, HasPre: true}
+		err = st.Send(req.Append(nil))
+	}
+	var head wire.RowsHeader
+	if err == nil {
+		var b []byte
+		if b, err = st.Recv(); err == nil {
+			err = head.Decode(b)
+		}
+	}
+	if err != nil || head.Err != nil {
+		if st != nil {
+			_ = st.Close()
+		}
+		cancel()
+		if head.Err != nil {
+			return nil, errorFromWire(head.Err)
+		}
+		return nil, readError(err)
+	}
+	return &remoteRows{st: st, cancel: cancel, columns: head.Columns, row: make([]wire.Value, len(head.Columns))}, nil
+}
+
+// remoteRows reads a stream of rows.
+type remoteRows struct {
+	st      *rpc.Stream
+	cancel  context.CancelFunc
+	columns []wire.Column
+	chunk   wire.RowsChunk
+	data    []byte
+	left    int
+	row     []wire.Value
+	ended   bool
+}
+
+func (r *remoteRows) Columns() []wire.Column { return r.columns }
+func (r *remoteRows) Value(i int) wire.Value { return r.row[i] }
+
+func (r *remoteRows) Next() (bool, error) {
+	for r.left == 0 {
+		if r.chunk.Err != nil {
+			return false, errorFromWire(r.chunk.Err)
+		}
+		if r.ended || r.chunk.Last {
+			return false, nil
+		}
+		b, err := r.st.Recv()
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("colmena: the leader ended the result before its last row: %w", rpc.ErrInterrupted)
+		}
+		if err != nil {
+			r.ended = true
+			return false, readError(err)
+		}
+		r.chunk = wire.RowsChunk{}
+		if err := r.chunk.Decode(b); err != nil {
+			r.ended = true
+			return false, err
+		}
+		r.data, r.left = r.chunk.Data, r.chunk.N
+	}
+	r.left--
+	for i := range r.row {
+		v, rest, err := wire.ReadValue(r.data)
+		if err != nil {
+			return false, err
+		}
+		r.row[i], r.data = v, rest
+	}
+	return true, nil
+}
+
+func (r *remoteRows) Close() error {
+	r.cancel()
+	return r.st.Close()
+}
+
+// chunkBytes is about how much of a result is sent, and held in memory, at a time.
+const chunkBytes = 64 << 10
+
+// serveQuery runs a follower's query on the leader.
+func (n *Node) serveQuery(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
+	b, err := st.Recv()
+	if err != nil {
+		return err
+	}
+	var req wire.QueryRequest
+	if err := req.Decode(b); err != nil {
+		return err
+	}
+	level := ConsistencyLevel(req.Level)
+	if n.leading.Load() == 0 || level != Weak && level != Strong {
+		return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
+	}
+	rows, err := n.read(ctx, req.DB, readMode{level: level}, req.Statement.SQL, req.Statement.Args, req.Pre)
+	if err != nil {
+		head := wire.RowsHeader{Err: errorToWire(err)}
+		return st.Send(head.Append(nil))
+	}
+	defer rows.Close()
+	head := wire.RowsHeader{Columns: rows.Columns()}
+	if err := st.Send(head.Append(nil)); err != nil {
+		return err
+	}
+	return sendRows(st, rows, len(head.Columns))
+}
+
+func sendRows(st *rpc.Stream, rows rowSource, columns int) error {
+	var data, frame []byte
+	for {
+		chunk := wire.RowsChunk{}
+		data = data[:0]
+		for len(data) < chunkBytes {
+			ok, err := rows.Next()
+			if err != nil || !ok {
+				chunk.Last, chunk.Err = true, errorToWire(err)
+				break
+			}
+			for i := range columns {
+				data = wire.AppendValue(data, rows.Value(i))
+			}
+			chunk.N++
+		}
+		chunk.Data = data
+		frame = chunk.Append(frame[:0])
+		if err := st.Send(frame); err != nil || chunk.Last {
+			return err
+		}
+	}
+}

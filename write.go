@@ -1,0 +1,250 @@
+package colmena
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// Statement is one SQL statement string and its arguments, for ExecMulti.
+type Statement struct {
+	SQL  string
+	Args []any // as for database/sql: values, or sql.Named
+}
+
+// ExecResult is what a statement did.
+type ExecResult struct {
+	LastInsertID int64
+	RowsAffected int64
+}
+
+// write sends one unit to the leader, wherever it is, and returns its result. It makes
+// the unit happen exactly once: it carries a request ID, and is sent again, to the next
+// leader if need be, until its result is known or ctx ends.
+func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResult, error) {
+	for {
+		id, lowest, err := n.requests.begin(ctx)
+		if err != nil {
+			if errors.Is(err, ErrClosed) || errors.Is(err, ErrNotApplied) {
+				return wire.UnitResult{}, err
+			}
+			return wire.UnitResult{}, notApplied(err, "write: %v", err)
+		}
+		u.ID, u.Lowest = id, lowest
+		res, sent, err := n.writeUnit(ctx, db, u)
+		n.requests.end(id)
+		if !isExpired(err) {
+			return res, err
+		}
+		n.requests.expired(id.Origin)
+		if sent {
+			return res, outcomeUnknown(err, "the cluster no longer remembers the request")
+		}
+	}
+}
+
+func isExpired(err error) bool {
+	var w *wire.Error
+	return errors.Is(err, engine.ErrExpired) || errors.As(err, &w) && w.Code == wire.ErrExpired
+}
+
+// writeUnit sends a unit until it is decided. sent says that some attempt may have
+// been applied. The error is the user's, but for an expired request.
+func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.UnitResult, sent bool, err error) {
+	leaderBy := n.leaderDeadline()
+	if _, ok := ctx.Deadline(); !ok && n.cfg.ApplyTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, n.cfg.ApplyTimeout+max(n.cfg.LeaderWait, 0))
+		defer cancel()
+	}
+	for {
+		watch := n.stateWatch()
+		leader, local, err := n.awaitLeader(ctx, leaderBy)
+		if err != nil {
+			return res, sent, giveUp(sent, err)
+		}
+		u.Timeout = 0
+		if by, ok := ctx.Deadline(); ok {
+			u.Timeout = max(1, time.Until(by).Milliseconds())
+		}
+		maybe := false
+		if local {
+			res, maybe, err = n.writeHere(ctx, db, u)
+		} else {
+			res, maybe, err = n.senders.send(ctx, leader, db, u)
+			if err == nil && res.Err != nil {
+				err = res.Err
+			}
+			if err == nil {
+				n.acked.note(db, res.Mark.Index)
+			}
+		}
+		switch {
+		case err == nil:
+			return res, sent, nil
+		case isExpired(err):
+			return res, sent, err
+		case !again(err):
+			return res, sent, decided(err)
+		}
+		sent = sent || maybe
+		if ctx.Err() != nil || n.isClosed() {
+			return res, sent, giveUp(sent, errors.Join(ctx.Err(), err))
+		}
+		if err := n.pause(ctx, watch, leaderBy); err != nil {
+			return res, sent, giveUp(sent, err)
+		}
+	}
+}
+
+// again reports whether a write that failed so goes on to be tried: it did not reach
+// a leader, or its outcome is not known yet.
+func again(err error) bool {
+	var w *wire.Error
+	if errors.As(err, &w) {
+		return w.Code == wire.ErrNotLeader || w.Code == wire.ErrOutcomeUnknown || w.Code == wire.ErrClosed || w.Code == wire.ErrHalted
+	}
+	for _, e := range []error{engine.ErrNotLeading, engine.ErrUnknown, engine.ErrHalted, engine.ErrClosed, rpc.ErrNotDelivered, rpc.ErrInterrupted,
+		ErrNoLeader, ErrClosed, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return !errors.Is(err, engine.ErrCanceled)
+		}
+	}
+	return false
+}
+
+// decided makes the user's error of one that says the write was not applied.
+func decided(err error) error {
+	if errors.Is(err, engine.ErrCanceled) {
+		return notApplied(err, "write: %v", err)
+	}
+	return userError(err)
+}
+
+func giveUp(sent bool, err error) error {
+	if errors.Is(err, ErrClosed) {
+		err = errors.Join(ErrClosed, err)
+	}
+	if sent {
+		return outcomeUnknown(err, "write: %v", err)
+	}
+	return notApplied(err, "write: %v", err)
+}
+
+// writeHere runs a unit on this node, which leads.
+func (n *Node) writeHere(ctx context.Context, db string, u wire.Unit) (res wire.UnitResult, maybe bool, err error) {
+	d, err := n.databaseForWrite(ctx, db)
+	if err != nil {
+		return res, false, err
+	}
+	res, err = d.Exec(ctx, u)
+	return res, errors.Is(err, engine.ErrUnknown), err
+}
+
+// databaseForWrite returns a database on the leader, made if there is none yet.
+func (n *Node) databaseForWrite(ctx context.Context, name string) (*engine.DB, error) {
+	for {
+		if d := n.dbs.get(name); d != nil {
+			return d, nil
+		}
+		watch := n.dbs.watch()
+		if err := n.createDatabase(ctx, name); err != nil {
+			return nil, err
+		}
+		if d := n.dbs.get(name); d != nil {
+			return d, nil
+		}
+		select {
+		case <-watch:
+		case <-n.done:
+			return nil, ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// maxDatabases bounds the databases of a cluster.
+const maxDatabases = 1024
+
+func (n *Node) createDatabase(ctx context.Context, name string) error {
+	name, err := checkName(name)
+	if err != nil {
+		return &wire.Error{Code: wire.ErrRefused, Msg: "a database of that name", Detail: err.Error()}
+	}
+	if len(n.dbs.all()) > maxDatabases {
+		return &wire.Error{Code: wire.ErrTooLarge, Msg: fmt.Sprintf("a cluster holds at most %d databases", maxDatabases)}
+	}
+	args := wire.NewArgs(1)
+	args.Add(wire.Text(name))
+	_, err = n.dbs.system().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "INSERT INTO databases(name) VALUES(?) ON CONFLICT DO NOTHING", Args: args.Args()}}})
+	return err
+}
+
+// registerOrigin asks the cluster for a number under which this process writes.
+func (n *Node) registerOrigin(ctx context.Context) (uint64, error) {
+	args := wire.NewArgs(1)
+	args.Add(wire.Text(n.id.NodeID))
+	u := wire.Unit{Statements: []wire.Statement{
+		{SQL: "DELETE FROM instances WHERE origin < (SELECT seq FROM sqlite_sequence WHERE name='instances') - 1000"},
+		{SQL: "INSERT INTO instances(node) VALUES(?)", Args: args.Args()},
+	}}
+	res, _, err := n.writeUnit(ctx, systemName, u)
+	return uint64(res.Result.LastInsertID), err
+}
+
+// DropDB removes a database and its files on every node. Open handles see an empty
+// database afterwards; the next write makes a new one.
+func (n *Node) DropDB(ctx context.Context, name string) error {
+	name, err := checkName(name)
+	if err != nil {
+		return err
+	}
+	args := wire.NewArgs(1)
+	args.Add(wire.Text(name))
+	_, err = n.write(ctx, systemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
+	return err
+}
+
+// Databases lists the databases this node knows of.
+func (n *Node) Databases() []string {
+	var names []string
+	for _, d := range n.dbs.all() {
+		if d.Incarnation() != 0 {
+			names = append(names, d.Name())
+		}
+	}
+	return names
+}
+
+// ackedMarks remembers how far this node's own acknowledged writes go, per database:
+// a read at level None waits for them (H24).
+type ackedMarks struct{ m sync.Map }
+
+func (a *ackedMarks) note(db string, index uint64) {
+	v, ok := a.m.Load(db)
+	if !ok {
+		v, _ = a.m.LoadOrStore(db, new(atomic.Uint64))
+	}
+	at := v.(*atomic.Uint64)
+	for {
+		have := at.Load()
+		if have >= index || at.CompareAndSwap(have, index) {
+			return
+		}
+	}
+}
+
+func (a *ackedMarks) get(db string) uint64 {
+	if v, ok := a.m.Load(db); ok {
+		return v.(*atomic.Uint64).Load()
+	}
+	return 0
+}
