@@ -213,7 +213,7 @@ func (n *Node) openLog() (err error) {
 func (n *Node) startRaft() error {
 	conf := raft.DefaultConfig()
 	conf.LocalID = raft.ServerID(n.id.NodeID)
-	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.ElectionTimeout
+	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout+hurry, n.cfg.ElectionTimeout+hurry
 	conf.LeaderLeaseTimeout = min(n.cfg.HeartbeatTimeout, conf.LeaderLeaseTimeout)
 	conf.CommitTimeout = raftCommitTimeout
 	conf.SnapshotInterval, conf.SnapshotThreshold = n.cfg.SnapshotInterval, n.cfg.SnapshotThreshold
@@ -232,10 +232,26 @@ func (n *Node) startRaft() error {
 		return fmt.Errorf("colmena: raft: %w", err)
 	}
 	n.cleanup.Add(n.stopRaft)
-	return nil
+	return n.hurryElection()
+}
+
+// hurryElection has a node that is its cluster's only voter stand for election at
+// once: nobody else can be the leader it would wait to hear from. raft looks at its
+// timer anew when the timeout is made shorter.
+func (n *Node) hurryElection() error {
+	servers := n.servers()
+	if len(servers) != 1 || string(servers[0].ID) != n.id.NodeID || servers[0].Suffrage != raft.Voter {
+		return nil
+	}
+	rc := n.raft.ReloadableConfig()
+	rc.HeartbeatTimeout, rc.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.ElectionTimeout
+	return n.raft.ReloadConfig(rc)
 }
 
 const (
+	// hurry is by how much timeouts are shortened for that.
+	hurry = time.Millisecond
+
 	// raftCommitTimeout is how soon an idle follower learns by itself that an entry
 	// was committed; usually the leader's nudge tells it at once.
 	raftCommitTimeout = 50 * time.Millisecond

@@ -48,6 +48,17 @@ func MaxStaleness(d time.Duration) DBOption {
 	return dbOption(func(o *dbOptions) { o.maxStaleness = d })
 }
 
+// A pool that was closed, the node's own by the node, answers by itself with an error
+// that database/sql does not export. ErrClosed is that error, so that errors.Is finds
+// it whoever answers.
+func init() {
+	db := sql.OpenDB(&connector{})
+	_ = db.Close()
+	if err := db.PingContext(context.Background()); err != nil {
+		ErrClosed = err
+	}
+}
+
 // maxIdleConns is high because a connection of the pool is a few words of memory.
 const maxIdleConns = 64
 
@@ -406,29 +417,18 @@ func (c *conn) Prepare(query string) (driver.Stmt, error) {
 	return c.PrepareContext(context.Background(), query)
 }
 
-// PrepareContext reports what is wrong with a statement as soon as it can be told.
+// PrepareContext reports what is wrong with a statement that begins as a read; the
+// leader, whose schema counts, judges the others when they run.
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	s := &stmt{c: c, query: query}
-	kw, _ := firstKeyword(query)
-	if kw == keywordPragma || kw == keywordNone {
-		return s, nil
+	if kw, _ := firstKeyword(query); kw == keywordOther {
+		if _, err := c.class(ctx, c.n.readMode(ctx, &c.o), kw, query); err != nil {
+			return nil, err
+		}
 	}
-	m := c.n.readMode(ctx, &c.o)
-	if kw == keywordWrite && m.level == None {
-		return s, nil // this node's schema may be behind the leader's
-	}
-	_, err := c.class(ctx, m, keywordOther, query)
-	var refused *RefusedError
-	if kw == keywordWrite && !isSQLError(err) && !errors.As(err, &refused) {
-		return s, nil // the leader will tell when the statement runs
-	}
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return &stmt{c: c, query: query}, nil
 }
 
 // stmt is a statement's text: prepared statements are kept where they run.

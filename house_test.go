@@ -1,0 +1,134 @@
+package colmena_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/mentasystems/colmena"
+
+// level says where a room stands. Arrows go down only, and rooms of one level do not
+// import each other.
+func level(pkg string) int {
+	switch pkg {
+	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership":
+		return 0
+	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
+		return 1
+	case ".":
+		return 2
+	case "backup", "backup/s3", "jobs", "lan", "cli", "colmenatest", "internal/testcluster", "internal/faults":
+		return 3
+	}
+	if strings.HasPrefix(pkg, "examples/") || strings.HasPrefix(pkg, "cmd/") {
+		return 4
+	}
+	return -1
+}
+
+// confined lists modules that only some rooms may import. Tests may compare with
+// plain SQLite and run raft against a room.
+var confined = map[string][]string{
+	"modernc.org/":                     {"internal/sqlite"},
+	"github.com/hashicorp/raft":        {".", "internal/logstore", "internal/snapshot", "internal/transport"},
+	"github.com/hashicorp/raft-boltdb": {"internal/logstore"},
+	"go.etcd.io/bbolt":                 {"internal/logstore"},
+	"github.com/hashicorp/yamux":       {"internal/rpc"},
+	"github.com/hashicorp/go-hclog":    {"internal/transport", "internal/logstore"},
+	"github.com/hashicorp/go-msgpack":  {"."},
+	"golang.org/x/sys":                 {"internal/durable", "internal/snapshot", "internal/logstore"},
+}
+
+func TestImportsGoDownOnly(t *testing.T) {
+	rooms := map[string]bool{}
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); file != "." && (strings.HasPrefix(name, ".") || name == "testdata" || isModule(file)) {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if filepath.Ext(file) != ".go" {
+			return nil
+		}
+		room := path.Clean(filepath.ToSlash(filepath.Dir(file)))
+		rooms[room] = true
+		checkFile(t, room, file)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room := range rooms {
+		if level(room) < 0 {
+			t.Errorf("room %s has no place in the house: give it a level", room)
+		}
+	}
+}
+
+// isModule reports whether a directory is a module of its own.
+func isModule(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "go.mod"))
+	return err == nil
+}
+
+func checkFile(t *testing.T, room, file string) {
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	test := strings.HasSuffix(file, "_test.go")
+	for _, spec := range f.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, ok := strings.CutPrefix(imported, module); ok {
+			other = strings.TrimPrefix(other, "/")
+			if other == "" {
+				other = "."
+			}
+			if other != room && level(other) >= level(room) && !(test && other == "internal/testcluster") && !allowedUp(room, other) {
+				t.Errorf("%s imports %s: arrows go down only", file, imported)
+			}
+			continue
+		}
+		for prefix, owners := range confined {
+			if strings.HasPrefix(imported, prefix) && !test && !contains(owners, room) && !longer(prefix, imported) {
+				t.Errorf("%s imports %s, which belongs to %v", file, imported, owners)
+			}
+		}
+	}
+}
+
+// allowedUp names the one arrow between rooms of a level: cli may use backup.
+func allowedUp(room, other string) bool { return room == "cli" && strings.HasPrefix(other, "backup") }
+
+// longer reports whether a longer prefix than this one covers the import.
+func longer(prefix, imported string) bool {
+	for p := range confined {
+		if len(p) > len(prefix) && strings.HasPrefix(imported, p) {
+			return true
+		}
+	}
+	return false
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
