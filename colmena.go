@@ -58,19 +58,21 @@ type Node struct {
 	raftNet raft.Transport
 	raft    *raft.Raft
 
-	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
-	applied   atomic.Uint64 // last index handed to the databases
-	stateMu   sync.Mutex
-	stateCh   chan struct{} // closed and replaced when the leader, or leading, changes
-	peers     peerBook
-	requests  requestIDs
-	senders   senderSet
-	marks     markAskers
-	confirmer confirmer
-	acked     ackedMarks
-	handlers  handlerSet
-	hooks     *hookQueue
-	nudges    chan nudge
+	leading atomic.Uint64 // term in which this node leads and takes writes, 0 none
+	applied atomic.Uint64 // last index handed to the databases
+	// delivering is held while entries are handed to the databases.
+	delivering sync.Mutex
+	stateMu    sync.Mutex
+	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
+	peers      peerBook
+	requests   requestIDs
+	senders    senderSet
+	marks      markAskers
+	confirmer  confirmer
+	acked      ackedMarks
+	handlers   handlerSet
+	hooks      *hookQueue
+	nudges     chan nudge
 
 	halted    atomic.Pointer[error]
 	closeOnce sync.Once
@@ -217,7 +219,7 @@ func (n *Node) startRaft() error {
 	conf.LeaderLeaseTimeout = min(n.cfg.HeartbeatTimeout, conf.LeaderLeaseTimeout)
 	conf.CommitTimeout = raftCommitTimeout
 	conf.SnapshotInterval, conf.SnapshotThreshold = n.cfg.SnapshotInterval, n.cfg.SnapshotThreshold
-	conf.TrailingLogs = raftTrailingLogs
+	conf.TrailingLogs = n.cfg.trailingLogs
 	conf.NoSnapshotRestoreOnStart = true // the files are the snapshot; openFiles has checked them
 	conf.Logger = transport.HCLog(n.log)
 	conf.NoLegacyTelemetry = true
@@ -256,7 +258,7 @@ const (
 	// was committed; usually the leader's nudge tells it at once.
 	raftCommitTimeout = 50 * time.Millisecond
 	// raftTrailingLogs is how many entries before a snapshot are kept for followers
-	// that lag.
+	// that lag; Config.trailingLogs is what tests set instead.
 	raftTrailingLogs = 10240
 )
 
@@ -303,6 +305,7 @@ func (n *Node) serve() error {
 	n.group.Go("leadership", n.watchLeadership)
 	n.group.Go("hooks", n.hooks.run)
 	n.group.Go("nudge", n.runNudges)
+	n.group.Go("revive", n.reviveReplicas)
 	if n.cfg.Setup != nil {
 		if err := n.cfg.Setup(n); err != nil {
 			return err

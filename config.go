@@ -135,6 +135,8 @@ type Config struct {
 	OnEvent func(Event)
 	// Setup runs before the port opens: register handlers there.
 	Setup func(*Node) error
+
+	trailingLogs uint64 // set by tests only
 }
 
 func (c Config) withDefaults() Config {
@@ -159,6 +161,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.SnapshotThreshold == 0 {
 		c.SnapshotThreshold = DefaultSnapshotThreshold
+	}
+	if c.trailingLogs == 0 {
+		c.trailingLogs = raftTrailingLogs
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

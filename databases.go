@@ -90,6 +90,10 @@ func (s *databases) open(dir string, fresh bool) error {
 	return nil
 }
 
+func (s *databases) path(d *engine.DB) string {
+	return filepath.Join(s.dir, fileName(d.Name(), d.Incarnation()))
+}
+
 // close closes every database; open may follow.
 func (s *databases) close() error {
 	s.change.Lock()

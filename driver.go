@@ -257,39 +257,12 @@ func (c *conn) result() driver.Result {
 
 // ExecContext implements driver.ExecerContext.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if err := c.ready(ctx); err != nil {
-		return nil, err
-	}
-	query, kw, done, err := c.connectionStatements(query)
+	src, err := c.run(ctx, query, args, false)
 	if err != nil {
 		return nil, err
 	}
-	if done != nil {
-		return c.result(), nil
-	}
-	a, err := c.encode(args)
-	if err != nil {
+	if err := drain(src); err != nil {
 		return nil, err
-	}
-	m := c.n.readMode(ctx, &c.o)
-	class, err := c.class(ctx, m, kw, query)
-	if err != nil {
-		return nil, err
-	}
-	switch class {
-	case engine.ClassEmpty:
-	case engine.ClassWrite:
-		if _, err := c.write(ctx, query, a, false); err != nil {
-			return nil, err
-		}
-	default:
-		src, err := c.read(ctx, m, query, a)
-		if err != nil {
-			return nil, err
-		}
-		if err := drain(src); err != nil {
-			return nil, err
-		}
 	}
 	return c.result(), nil
 }
@@ -297,46 +270,60 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 // drain steps a query to its end, as Exec of a SELECT does.
 func drain(src rowSource) error {
 	for {
-		if ok, err := src.Next(); err != nil || !ok {
-			return errors.Join(err, src.Close())
+		ok, err := src.Next()
+		if err != nil {
+			_ = src.Close()
+			return err // as it is: callers look at its type
+		}
+		if !ok {
+			return src.Close()
 		}
 	}
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if err := c.ready(ctx); err != nil {
-		return nil, err
-	}
-	query, kw, done, err := c.connectionStatements(query)
+	src, err := c.run(ctx, query, args, true)
 	if err != nil {
 		return nil, err
 	}
-	if done != nil {
-		return newRows(ctx, c, done)
+	return newRows(ctx, c, src)
+}
+
+// run runs a statement string where it belongs.
+func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (rowSource, error) {
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	kw := keywordOther
+	class, known := c.classes.get(query)
+	if !known {
+		var done *fixedRows
+		var err error
+		if query, kw, done, err = c.connectionStatements(query); err != nil {
+			return nil, err
+		}
+		if done != nil {
+			return done, nil
+		}
 	}
 	a, err := c.encode(args)
 	if err != nil {
 		return nil, err
 	}
 	m := c.n.readMode(ctx, &c.o)
-	class, err := c.class(ctx, m, kw, query)
-	if err != nil {
-		return nil, err
+	if !known {
+		if class, err = c.class(ctx, m, kw, query); err != nil {
+			return nil, err
+		}
 	}
-	var src rowSource
 	switch class {
 	case engine.ClassEmpty:
-		src = &fixedRows{}
+		return &fixedRows{}, nil
 	case engine.ClassWrite:
-		src, err = c.write(ctx, query, a, true)
-	default:
-		src, err = c.read(ctx, m, query, a)
+		return c.write(ctx, query, a, wantRows)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return newRows(ctx, c, src)
+	return c.read(ctx, m, query, a)
 }
 
 // class tells what a statement string does. A string that begins with a writing

@@ -35,9 +35,9 @@ func errorToWire(err error) *wire.Error {
 	case errors.As(err, &arg):
 		return &wire.Error{Code: wire.ErrSQL, Primary: sqlite.Generic, Extended: sqlite.Generic, Offset: -1, Msg: arg.Msg}
 	case errors.Is(err, engine.ErrNotLeading):
-		return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
+		return &wire.Error{Code: wire.ErrNotLeader, Msg: err.Error()}
 	case errors.Is(err, engine.ErrUnknown):
-		return &wire.Error{Code: wire.ErrOutcomeUnknown, Msg: "leadership was lost on the way"}
+		return &wire.Error{Code: wire.ErrOutcomeUnknown, Msg: err.Error()}
 	case errors.Is(err, engine.ErrExpired):
 		return &wire.Error{Code: wire.ErrExpired, Msg: "the request is too old to tell whether it was applied"}
 	case errors.Is(err, engine.ErrHalted):

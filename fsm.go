@@ -22,6 +22,8 @@ type fsm struct{ n *Node }
 
 // ApplyBatch implements raft.BatchingFSM.
 func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	f.n.delivering.Lock()
+	defer f.n.delivering.Unlock()
 	for _, l := range logs {
 		if l.Type == raft.LogCommand {
 			f.deliver(l)

@@ -90,8 +90,8 @@ func (n *Node) reader(ctx context.Context, db string) (*engine.Reader, error) {
 		switch {
 		case d == nil:
 			r, err = n.empty.Reader(ctx)
-		case d.Err() != nil:
-			return nil, userError(d.Err())
+		case d.Err() != nil && !localFailure(d.Err()):
+			return nil, userError(d.Err()) // it may have parted from the others
 		default:
 			r, err = d.Reader(ctx)
 		}

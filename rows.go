@@ -31,6 +31,7 @@ type rows struct {
 	ctx     context.Context
 	format  TimeFormat
 	names   []string
+	few     [4]string // backs names if it has room
 	columns []wire.Column
 	times   []bool // columns declared as times; nil if there are none
 	live    bool   // the source is on a row
@@ -50,9 +51,11 @@ var (
 // newRows takes the source over: it is closed when the rows are, or at once on an error.
 func newRows(ctx context.Context, c *conn, src rowSource) (driver.Rows, error) {
 	r := &rows{n: c.n, src: src, ctx: ctx, done: ctx.Done(), format: c.o.timeFormat, columns: src.Columns()}
-	r.names = make([]string, len(r.columns))
+	if r.names = r.few[:0]; len(r.columns) > len(r.few) {
+		r.names = make([]string, 0, len(r.columns))
+	}
 	for i := range r.columns {
-		r.names[i] = r.columns[i].Name
+		r.names = append(r.names, r.columns[i].Name)
 		if isTimeType(r.columns[i].DeclType) {
 			if r.times == nil {
 				r.times = make([]bool, len(r.columns))

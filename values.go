@@ -295,8 +295,15 @@ func (c *conn) encode(args []driver.NamedValue) (wire.Args, error) {
 		}
 		c.args.AddNamed(args[i].Name, v)
 	}
-	return c.args.Args(), nil
+	a := c.args.Args()
+	if len(a) > keepArgBytes {
+		c.args = wire.ArgsBuilder{}
+	}
+	return a, nil
 }
+
+// keepArgBytes is the largest buffer for arguments that an idle connection keeps.
+const keepArgBytes = 16 << 10
 
 func (c *conn) value(v driver.Value) (wire.Value, error) {
 	switch v := v.(type) {

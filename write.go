@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,11 +65,12 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		ctx, cancel = context.WithTimeout(ctx, n.cfg.ApplyTimeout+max(n.cfg.LeaderWait, 0))
 		defer cancel()
 	}
+	var last error // why the attempt before failed
 	for {
 		watch := n.stateWatch()
 		leader, local, err := n.awaitLeader(ctx, leaderBy)
 		if err != nil {
-			return res, sent, giveUp(sent, err)
+			return res, sent, n.giveUp(sent, err, last)
 		}
 		u.Timeout = 0
 		if by, ok := ctx.Deadline(); ok {
@@ -94,12 +96,12 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		case !again(err):
 			return res, sent, decided(err)
 		}
-		sent = sent || maybe
+		sent, last = sent || maybe, err
 		if ctx.Err() != nil || n.isClosed() {
-			return res, sent, giveUp(sent, errors.Join(ctx.Err(), err))
+			return res, sent, n.giveUp(sent, ctx.Err(), last)
 		}
 		if err := n.pause(ctx, watch, leaderBy); err != nil {
-			return res, sent, giveUp(sent, err)
+			return res, sent, n.giveUp(sent, err, last)
 		}
 	}
 }
@@ -128,14 +130,23 @@ func decided(err error) error {
 	return userError(err)
 }
 
-func giveUp(sent bool, err error) error {
-	if errors.Is(err, ErrClosed) {
+// giveUp makes the error of a write that was not decided: err ended it, last is why
+// the latest attempt had failed.
+func (n *Node) giveUp(sent bool, err, last error) error {
+	if n.isClosed() {
 		err = errors.Join(ErrClosed, err)
 	}
-	if sent {
-		return outcomeUnknown(err, "write: %v", err)
+	reasons := []string{}
+	for _, e := range []error{err, last, n.haltedErr()} {
+		if e != nil {
+			reasons = append(reasons, strings.ReplaceAll(strings.TrimPrefix(e.Error(), "colmena: "), "\n", "; "))
+		}
 	}
-	return notApplied(err, "write: %v", err)
+	cause := errors.Join(err, last)
+	if sent {
+		return outcomeUnknown(cause, "write: %s", strings.Join(reasons, "; "))
+	}
+	return notApplied(cause, "write: %s", strings.Join(reasons, "; "))
 }
 
 // writeHere runs a unit on this node, which leads.
@@ -145,6 +156,9 @@ func (n *Node) writeHere(ctx context.Context, db string, u wire.Unit) (res wire.
 		return res, false, err
 	}
 	res, err = d.Exec(ctx, u)
+	if err == nil && d.Mark().Index < res.Mark.Index {
+		n.acked.note(db, res.Mark.Index) // replicated, and this node could not commit it
+	}
 	return res, errors.Is(err, engine.ErrUnknown), err
 }
 

@@ -458,9 +458,9 @@ func (d *DB) proposalFailed(seq uint64, err error) {
 	}
 	d.abandon(e)
 	if d.cfg.ProposalLost(err) {
-		e.answer(ErrUnknown)
+		e.answer(fmt.Errorf("%w: %w", ErrUnknown, err))
 	} else {
-		e.answer(ErrNotLeading)
+		e.answer(fmt.Errorf("%w: %w", ErrNotLeading, err))
 	}
 }
 

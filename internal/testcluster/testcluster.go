@@ -1,6 +1,7 @@
 // Package testcluster runs real nodes on loopback for tests. Whatever a test did, its
 // cleanup waits until all replicas have converged, compares every database of every
-// node row by row, and has SQLite check each file.
+// node row by row, has SQLite check each file, and sees that closing leaves no
+// goroutine behind. Tests that use it do not run in parallel.
 package testcluster
 
 import (
@@ -9,10 +10,13 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/mentasystems/colmena"
 )
@@ -25,6 +29,8 @@ type Cluster struct {
 	nodes   []*colmena.Node
 	configs []colmena.Config
 	addrs   []string
+	opts    []Option
+	before  goleak.Option // the goroutines there were before the cluster
 	// SkipCompare leaves the comparison out, for tests that damage replicas on purpose.
 	SkipCompare bool
 }
@@ -38,20 +44,11 @@ const Timeout = 30 * time.Second
 // New starts n nodes and waits until all of them vote and are ready.
 func New(tb testing.TB, n int, opts ...Option) *Cluster {
 	tb.Helper()
-	c := &Cluster{TB: tb, dir: tb.TempDir(), nodes: make([]*colmena.Node, n), addrs: make([]string, n)}
+	c := &Cluster{TB: tb, dir: tb.TempDir(), nodes: make([]*colmena.Node, n), addrs: make([]string, n), opts: opts}
 	for i := range n {
-		cfg := colmena.Config{
-			NodeID: fmt.Sprintf("node-%d", i+1), DataDir: filepath.Join(c.dir, fmt.Sprintf("node-%d", i+1)), Bind: "127.0.0.1:0",
-			HeartbeatTimeout: 250 * time.Millisecond, ElectionTimeout: 250 * time.Millisecond, Logger: Logger(tb, i+1),
-		}
-		if i == 0 {
-			cfg.Bootstrap = true
-		}
-		for _, o := range opts {
-			o(i, &cfg)
-		}
-		c.configs = append(c.configs, cfg)
+		c.configs = append(c.configs, c.config(i, opts))
 	}
+	c.before = goleak.IgnoreCurrent()
 	tb.Cleanup(c.close)
 	for i := range n {
 		c.Start(i)
@@ -59,6 +56,29 @@ func New(tb testing.TB, n int, opts ...Option) *Cluster {
 	c.WaitVoters(n)
 	c.WaitReady()
 	return c
+}
+
+func (c *Cluster) config(i int, opts []Option) colmena.Config {
+	cfg := colmena.Config{
+		NodeID: fmt.Sprintf("node-%d", i+1), DataDir: filepath.Join(c.dir, fmt.Sprintf("node-%d", i+1)), Bind: "127.0.0.1:0",
+		HeartbeatTimeout: 250 * time.Millisecond, ElectionTimeout: 250 * time.Millisecond, Logger: Logger(c.TB, i+1), Bootstrap: i == 0,
+	}
+	for _, o := range opts {
+		o(i, &cfg)
+	}
+	return cfg
+}
+
+// Add makes the cluster larger by one node and starts it. It returns the node's number.
+func (c *Cluster) Add(opts ...Option) int {
+	c.TB.Helper()
+	i := len(c.configs)
+	c.configs = append(c.configs, c.config(i, slices.Concat(c.opts, opts)))
+	c.mu.Lock()
+	c.nodes, c.addrs = append(c.nodes, nil), append(c.addrs, "")
+	c.mu.Unlock()
+	c.Start(i)
+	return i
 }
 
 // Start starts a node that is not running. Where its address was 127.0.0.1:0 it gets
@@ -69,15 +89,15 @@ func (c *Cluster) Start(i int) *colmena.Node {
 	if c.addrs[i] != "" && strings.HasSuffix(cfg.Bind, ":0") {
 		cfg.Bind = c.addrs[i]
 	}
-	return c.StartWith(i, cfg)
-}
-
-// StartWith starts a node with a configuration of the test's.
-func (c *Cluster) StartWith(i int, cfg colmena.Config) *colmena.Node {
-	c.TB.Helper()
 	if i > 0 && len(cfg.Join) == 0 && cfg.Bind != "" {
 		cfg.Join = []string{c.addrs[0]}
 	}
+	return c.StartWith(i, cfg)
+}
+
+// StartWith starts a node with a configuration of the test's, as it is.
+func (c *Cluster) StartWith(i int, cfg colmena.Config) *colmena.Node {
+	c.TB.Helper()
 	n, err := colmena.New(cfg)
 	if err != nil {
 		c.TB.Fatalf("start node %d: %v", i+1, err)
@@ -323,6 +343,9 @@ func (c *Cluster) close() {
 		wg.Go(func() { c.Stop(i) })
 	}
 	wg.Wait()
+	if err := goleak.Find(c.before); err != nil && !c.TB.Failed() {
+		c.TB.Errorf("goroutines are left behind: %v", err)
+	}
 }
 
 // Logger writes a node's log to the test's.

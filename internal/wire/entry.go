@@ -23,6 +23,7 @@ type EntryUnit struct {
 	Time       int64  // unix milliseconds
 	Seed       uint64
 	HasSeed    bool // the unit drew from the random generator; without it Seed is not stored
+	WantEach   bool // the outcomes of all statements belong to the result
 	Statements []EntryStatement
 }
 
@@ -73,7 +74,8 @@ const (
 	unitLowest     = 1 << 2
 	unitSameOrigin = 1 << 3
 	unitTime       = 1 << 4
-	unitKnown      = 1<<5 - 1
+	unitEach       = 1 << 5
+	unitKnown      = 1<<6 - 1
 
 	statementArgs     = 1 << 0
 	statementPre      = 1 << 1
@@ -159,7 +161,8 @@ func (e *EntryEncoder) AppendUnit(u *EntryUnit) {
 		flagIf(len(u.Statements) == 1, unitOne) |
 		flagIf(u.Lowest != u.ID.Seq, unitLowest) |
 		flagIf(u.ID.Origin == e.prev.Origin, unitSameOrigin) |
-		flagIf(u.Time != e.time, unitTime)
+		flagIf(u.Time != e.time, unitTime) |
+		flagIf(u.WantEach, unitEach)
 	b := append(e.buf, flags)
 	if flags&unitSameOrigin == 0 {
 		b = binary.AppendUvarint(b, u.ID.Origin)
@@ -347,6 +350,7 @@ func (c *cursor) entryUnits(e *Entry) {
 		if flags&unitTime != 0 {
 			u.Time += c.varint()
 		}
+		u.WantEach = flags&unitEach != 0
 		if u.HasSeed = flags&unitSeed != 0; u.HasSeed {
 			u.Seed = c.fixed64()
 		}

@@ -54,6 +54,26 @@ var formats = []format{
 	{"hello", false, func() message { return &Hello{} }, exampleHello, (*gen).hello},
 	{"write-request", false, func() message { return &WriteRequest{} }, exampleWriteRequest, (*gen).writeRequest},
 	{"write-response", false, func() message { return &WriteResponse{} }, exampleWriteResponse, (*gen).writeResponse},
+	{"entry-each", true, func() message { return &entryMessage{} }, func() message {
+		m := exampleEntry().(*entryMessage)
+		m.Units[1].WantEach = true
+		return m
+	}, (*gen).entry},
+	{"stored-results-each", true, func() message { return &storedMessage{} }, func() message {
+		m := exampleStored().(*storedMessage)
+		m.results[1].Each = exampleEach()
+		return m
+	}, (*gen).stored},
+	{"write-request-each", false, func() message { return &WriteRequest{} }, func() message {
+		m := exampleWriteRequest().(*WriteRequest)
+		m.Units[1].WantEach = true
+		return m
+	}, (*gen).writeRequest},
+	{"write-response-each", false, func() message { return &WriteResponse{} }, func() message {
+		m := exampleWriteResponse().(*WriteResponse)
+		m.Results[1].Result.Each = exampleEach()
+		return m
+	}, (*gen).writeResponse},
 	{"mark-request", false, func() message { return &MarkRequest{} },
 		func() message { return &MarkRequest{DB: "main", Term: 7, Confirm: true} }, (*gen).markRequest},
 	{"mark-response", false, func() message { return &MarkResponse{} },
@@ -82,6 +102,8 @@ func formatNamed(name string) format {
 	}
 	panic("no format " + name)
 }
+
+func exampleEach() []Outcome { return []Outcome{{1, 41}, {0, 41}, {200, math.MinInt64}} }
 
 func exampleArgs() Args {
 	var b ArgsBuilder
@@ -223,6 +245,7 @@ func footprint(m message) int {
 		n := size(cap(m.Results), unsafe.Sizeof(UnitResult{}))
 		var shared *Column
 		for _, r := range m.Results {
+			n += size(cap(r.Result.Each), unsafe.Sizeof(Outcome{}))
 			if r.Result.Rows != nil {
 				if first := unsafe.SliceData(r.Result.Rows.Columns); first != shared {
 					n, shared = n+rows(r.Result.Rows), first
@@ -234,6 +257,7 @@ func footprint(m message) int {
 		n := size(cap(m.results), unsafe.Sizeof(StoredResult{}))
 		var shared *Column
 		for _, r := range m.results {
+			n += size(cap(r.Each), unsafe.Sizeof(Outcome{}))
 			if r.Rows != nil {
 				if first := unsafe.SliceData(r.Rows.Columns); first != shared {
 					n, shared = n+rows(r.Rows), first
@@ -358,6 +382,14 @@ func (g *gen) outcome() Outcome {
 	return Outcome{g.i64(), g.i64()}
 }
 
+func (g *gen) each() []Outcome {
+	var each []Outcome
+	for range max(0, g.r.IntN(8)-4) {
+		each = append(each, g.outcome())
+	}
+	return each
+}
+
 func (g *gen) columns() []Column {
 	var cs []Column
 	for range g.r.IntN(4) {
@@ -398,7 +430,7 @@ func (g *gen) entry() message {
 	id := RequestID{g.u64(), g.u64()}
 	for range g.r.IntN(8) {
 		id = RequestID{g.near(id.Origin), g.near(id.Seq)}
-		u := EntryUnit{ID: id, Lowest: g.near(id.Seq), Time: int64(g.near(uint64(m.Time))), HasSeed: g.bool()}
+		u := EntryUnit{ID: id, Lowest: g.near(id.Seq), Time: int64(g.near(uint64(m.Time))), HasSeed: g.bool(), WantEach: g.bool()}
 		if u.HasSeed {
 			u.Seed = g.u64()
 		}
@@ -417,7 +449,7 @@ func (g *gen) stored() message {
 	id := RequestID{g.u64(), g.u64()}
 	for range g.r.IntN(8) {
 		id = RequestID{g.near(id.Origin), g.near(id.Seq)}
-		m.results = append(m.results, StoredResult{ID: id, Lowest: g.near(id.Seq), Outcome: g.outcome(), Rows: g.rows()})
+		m.results = append(m.results, StoredResult{ID: id, Lowest: g.near(id.Seq), Outcome: g.outcome(), Rows: g.rows(), Each: g.each()})
 	}
 	return m
 }
@@ -433,7 +465,7 @@ func (g *gen) writeRequest() message {
 	id := RequestID{g.u64(), g.u64()}
 	for range g.r.IntN(8) {
 		id = RequestID{g.near(id.Origin), g.near(id.Seq)}
-		u := Unit{ID: id, Lowest: g.near(id.Seq), ForeignKeys: g.bool(), Pin: g.bool(), WantRows: g.bool(), HasPre: g.bool(),
+		u := Unit{ID: id, Lowest: g.near(id.Seq), ForeignKeys: g.bool(), Pin: g.bool(), WantRows: g.bool(), WantEach: g.bool(), HasPre: g.bool(),
 			Timeout: g.i64()}
 		u.Pre = g.pre(u.HasPre)
 		for range g.r.IntN(4) {
@@ -451,7 +483,7 @@ func (g *gen) writeResponse() message {
 		if g.bool() {
 			mark = Mark{g.u64(), g.near(mark.Index)}
 		}
-		m.Results = append(m.Results, UnitResult{Mark: mark, Result: Result{g.outcome(), g.rows()}, Err: g.error(), Duplicate: g.bool()})
+		m.Results = append(m.Results, UnitResult{Mark: mark, Result: Result{g.outcome(), g.rows(), g.each()}, Err: g.error(), Duplicate: g.bool()})
 	}
 	return m
 }

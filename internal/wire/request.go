@@ -15,6 +15,7 @@ type Unit struct {
 	ForeignKeys bool
 	Pin         bool // non-deterministic values are pinned, not refused
 	WantRows    bool
+	WantEach    bool // the outcomes of all statements belong to the result
 	Pre         PreState
 	HasPre      bool  // without it Pre is not sent
 	Timeout     int64 // milliseconds left, 0 none
@@ -48,6 +49,7 @@ const (
 	requestTimeout
 	requestPre
 	requestPin
+	requestEach
 	requestEnd
 )
 
@@ -98,6 +100,7 @@ func (u *Unit) append(b []byte, prev RequestID) []byte {
 	set(u.Timeout != 0, requestTimeout)
 	set(u.HasPre, requestPre)
 	set(u.Pin, requestPin)
+	set(u.WantEach, requestEach)
 	b = binary.AppendUvarint(b, flags)
 	if flags&requestSameOrigin == 0 {
 		b = binary.AppendUvarint(b, u.ID.Origin)
@@ -198,6 +201,7 @@ func (c *cursor) requestUnit(u *Unit, prev RequestID) (statements int) {
 	u.ForeignKeys = flags&requestForeignKeys != 0
 	u.WantRows = flags&requestWantRows != 0
 	u.Pin = flags&requestPin != 0
+	u.WantEach = flags&requestEach != 0
 	if flags&requestOne != 0 {
 		return 1
 	}

@@ -22,6 +22,7 @@ type Rows struct {
 type Result struct {
 	Outcome
 	Rows *Rows
+	Each []Outcome // of every statement, if the unit asked for them
 }
 
 // UnitResult answers a unit.
@@ -33,7 +34,7 @@ type UnitResult struct {
 }
 
 // Size is an upper bound of the bytes that the result takes in a response.
-func (r *UnitResult) Size() int { return unitOverhead + r.Result.Rows.size() + r.Err.size() }
+func (r *UnitResult) Size() int { return unitOverhead + r.Result.Rows.size() + eachSize(r.Result.Each) + r.Err.size() }
 
 // Check reports what would make a decoder refuse the rows: their number must match their data.
 func (r *Rows) Check() error {
@@ -171,7 +172,41 @@ const (
 	resultErr       = 1 << 4 // responses only
 	resultDuplicate = 1 << 5 // responses only
 	resultLowest    = 1 << 6 // stored results only
+	resultEach      = 1 << 7 // the outcomes of all statements follow
 )
+
+// minOutcomeBytes is what an outcome among all of a unit takes at least: two varints.
+const minOutcomeBytes = 2
+
+func eachSize(each []Outcome) int { return 5 + 2*binary.MaxVarintLen64*len(each) }
+
+// appendEach appends the outcomes of all statements, each last insert ID as the difference to the one before it.
+func appendEach(b []byte, each []Outcome) []byte {
+	b = binary.AppendUvarint(b, uint64(len(each)))
+	var lastID int64
+	for _, o := range each {
+		b = binary.AppendVarint(b, o.RowsAffected)
+		b = binary.AppendVarint(b, o.LastInsertID-lastID)
+		lastID = o.LastInsertID
+	}
+	return b
+}
+
+func (c *cursor) readEach() []Outcome {
+	n := c.count("outcomes in a result", MaxUnitStatements, minOutcomeBytes)
+	if n == 0 {
+		c.fail("outcomes are announced and there are none")
+		return nil
+	}
+	each := make([]Outcome, n)
+	var lastID int64
+	for i := range each {
+		each[i].RowsAffected = c.varint()
+		lastID += c.varint()
+		each[i].LastInsertID = lastID
+	}
+	return each
+}
 
 // WriteResponse answers a WriteRequest, one result per unit and in its order.
 type WriteResponse struct {
@@ -191,6 +226,9 @@ func (r *WriteResponse) Check() error {
 	for i := range r.Results {
 		u := &r.Results[i]
 		if err := u.Result.Rows.Check(); err != nil {
+			return err
+		}
+		if err := checkLimit("outcomes in a result", len(u.Result.Each), MaxUnitStatements); err != nil {
 			return err
 		}
 		if u.Err != nil {
@@ -218,7 +256,8 @@ func (r *WriteResponse) Append(b []byte) []byte {
 			flagIf(u.Result.LastInsertID != lastID, resultLastID)|
 			flagIf(u.Result.Rows != nil, resultRows)|
 			flagIf(u.Err != nil, resultErr)|
-			flagIf(u.Duplicate, resultDuplicate))
+			flagIf(u.Duplicate, resultDuplicate)|
+			flagIf(len(u.Result.Each) != 0, resultEach))
 		if u.Mark != mark {
 			mark = u.Mark
 			b = binary.AppendUvarint(b, mark.Term)
@@ -227,6 +266,9 @@ func (r *WriteResponse) Append(b []byte) []byte {
 		b, lastID = appendOutcome(b, u.Result.Outcome, lastID)
 		if u.Result.Rows != nil {
 			b = rows.append(b, u.Result.Rows)
+		}
+		if len(u.Result.Each) != 0 {
+			b = appendEach(b, u.Result.Each)
 		}
 		if u.Err != nil {
 			b = appendError(b, u.Err)
@@ -270,7 +312,7 @@ func (r *WriteResponse) Decode(b []byte) error {
 	var lastID int64
 	var rows rowsCoder
 	for i := range r.Results {
-		flags := c.flags(resultSame | resultAffected | resultLastID | resultRows | resultErr | resultDuplicate)
+		flags := c.flags(resultSame | resultAffected | resultLastID | resultRows | resultErr | resultDuplicate | resultEach)
 		if flags&resultSame == 0 {
 			mark = Mark{Term: c.uvarint(), Index: c.uvarint()}
 		}
@@ -280,6 +322,9 @@ func (r *WriteResponse) Decode(b []byte) error {
 		lastID = u.Result.LastInsertID
 		if flags&resultRows != 0 {
 			u.Result.Rows = rows.read(&c)
+		}
+		if flags&resultEach != 0 {
+			u.Result.Each = c.readEach()
 		}
 		if flags&resultErr != 0 {
 			u.Err = c.readError()

@@ -8,12 +8,13 @@ type StoredResult struct {
 	Lowest  uint64 // lowest outstanding sequence of that origin when the unit ran
 	Outcome Outcome
 	Rows    *Rows
+	Each    []Outcome // of every statement, if the unit asked for them
 }
 
 const minStoredBytes = 2 // flags, sequence
 
 // Size is an upper bound of the bytes that the result takes in a blob.
-func (r *StoredResult) Size() int { return unitOverhead + r.Rows.size() }
+func (r *StoredResult) Size() int { return unitOverhead + r.Rows.size() + eachSize(r.Each) }
 
 // CheckStoredResults reports what would make DecodeStoredResults refuse the blob.
 func CheckStoredResults(rs []StoredResult) error {
@@ -23,6 +24,9 @@ func CheckStoredResults(rs []StoredResult) error {
 	size := headerOverhead
 	for i := range rs {
 		if err := rs[i].Rows.Check(); err != nil {
+			return err
+		}
+		if err := checkLimit("outcomes in a result", len(rs[i].Each), MaxUnitStatements); err != nil {
 			return err
 		}
 		size += rs[i].Size()
@@ -45,7 +49,8 @@ func AppendStoredResults(b []byte, rs []StoredResult) []byte {
 			flagIf(r.Outcome.RowsAffected != 0, resultAffected)|
 			flagIf(r.Outcome.LastInsertID != lastID, resultLastID)|
 			flagIf(r.Rows != nil, resultRows)|
-			flagIf(r.Lowest != r.ID.Seq, resultLowest))
+			flagIf(r.Lowest != r.ID.Seq, resultLowest)|
+			flagIf(len(r.Each) != 0, resultEach))
 		if !same {
 			b = binary.AppendUvarint(b, r.ID.Origin)
 			prev.Seq = 0
@@ -58,6 +63,9 @@ func AppendStoredResults(b []byte, rs []StoredResult) []byte {
 		b, lastID = appendOutcome(b, r.Outcome, lastID)
 		if r.Rows != nil {
 			b = rows.append(b, r.Rows)
+		}
+		if len(r.Each) != 0 {
+			b = appendEach(b, r.Each)
 		}
 	}
 	return appendSum(b, start)
@@ -74,7 +82,7 @@ func DecodeStoredResults(b []byte) ([]StoredResult, error) {
 	var lastID int64
 	var rows rowsCoder
 	for i := range rs {
-		flags := c.flags(resultSame | resultAffected | resultLastID | resultRows | resultLowest)
+		flags := c.flags(resultSame | resultAffected | resultLastID | resultRows | resultLowest | resultEach)
 		if flags&resultSame == 0 {
 			prev = RequestID{Origin: c.uvarint()}
 		}
@@ -88,6 +96,9 @@ func DecodeStoredResults(b []byte) ([]StoredResult, error) {
 		lastID = r.Outcome.LastInsertID
 		if flags&resultRows != 0 {
 			r.Rows = rows.read(&c)
+		}
+		if flags&resultEach != 0 {
+			r.Each = c.readEach()
 		}
 		if c.err != nil {
 			return nil, c.err
