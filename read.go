@@ -68,7 +68,7 @@ func (p *pinnedRead) Query(ctx context.Context, sql string, args wire.Args, pre 
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &localRows{Cursor: c}, nil
+	return &localRows{Cursor: c, shared: p.r, ctx: ctx}, nil
 }
 
 func (p *pinnedRead) Close() error {
@@ -292,14 +292,20 @@ func readError(err error) error {
 	return userError(err)
 }
 
-// localRows walks a query on this node's file. r is released at the end, unless a
-// snapshot owns it.
+// localRows walks a query on this node's file. r is released at the end. A reader
+// that is shared, by the queries of a snapshot, follows the context of the one that
+// steps.
 type localRows struct {
 	*engine.Cursor
-	r *engine.Reader
+	r      *engine.Reader
+	shared *engine.Reader
+	ctx    context.Context
 }
 
 func (l *localRows) Next() (bool, error) {
+	if l.shared != nil {
+		l.shared.Use(l.ctx)
+	}
 	ok, err := l.Cursor.Next()
 	return ok, readError(err)
 }

@@ -215,7 +215,7 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 		}
 		d.time = max(d.time, u.Time)
 		if u.ID.Origin != 0 {
-			stored = append(stored, storedResult(u.ID, u.Lowest, u.Statements, rows))
+			stored = append(stored, storedResult(u, rows))
 		}
 	}
 	return d.writeEpoch(mark, stored, &tx.drop)
@@ -305,7 +305,7 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 	for _, u := range e.units {
 		u.Result.Mark = mark
 		if !u.failed && u.Req.ID.Origin != 0 {
-			stored = append(stored, storedResult(u.Req.ID, u.Req.Lowest, u.entry.Statements, u.Result.Result.Rows))
+			stored = append(stored, storedResult(&u.entry, u.Result.Result.Rows))
 		}
 	}
 	durable.CrashPoint("commit.before")
@@ -347,10 +347,15 @@ func (e *epoch) asEntry(d *DB) *wire.Entry {
 	return en
 }
 
-func storedResult(id wire.RequestID, lowest uint64, stmts []wire.EntryStatement, rows *wire.Rows) wire.StoredResult {
-	r := wire.StoredResult{ID: id, Lowest: lowest}
-	if n := len(stmts); n > 0 {
-		r.Outcome = stmts[n-1].Outcome
+func storedResult(u *wire.EntryUnit, rows *wire.Rows) wire.StoredResult {
+	r := wire.StoredResult{ID: u.ID, Lowest: u.Lowest}
+	if n := len(u.Statements); n > 0 {
+		r.Outcome = u.Statements[n-1].Outcome
+	}
+	if u.WantEach {
+		for i := range u.Statements {
+			r.Each = append(r.Each, u.Statements[i].Outcome)
+		}
 	}
 	if rows != nil {
 		if len(rows.Data) > maxRememberedRows {

@@ -231,7 +231,7 @@ func (d *DB) runStatements(u *Unit) error {
 	d.w.SetNow(u.time)
 	d.w.SetSeed(u.seed)
 	d.w.SetPreState(req.Pre.LastInsertID, req.Pre.Changes)
-	u.entry.ID, u.entry.Lowest, u.entry.Time = req.ID, req.Lowest, u.time
+	u.entry.ID, u.entry.Lowest, u.entry.Time, u.entry.WantEach = req.ID, req.Lowest, u.time, req.WantEach
 	u.entry.Statements = u.entry.Statements[:0]
 	u.Result = wire.UnitResult{}
 	maxRows := 0
@@ -253,6 +253,9 @@ func (d *DB) runStatements(u *Unit) error {
 		}
 		u.entry.Statements = append(u.entry.Statements, es)
 		u.Result.Result.Outcome = out
+		if req.WantEach {
+			u.Result.Result.Each = append(u.Result.Result.Each, out)
+		}
 		if rows != nil {
 			u.Result.Result.Rows = rows
 		}

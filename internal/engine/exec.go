@@ -34,7 +34,8 @@ type prepared struct {
 	calls   []call
 	counts  bool   // its row count means something
 	schema  bool   // it changes the schema
-	cached  string // its key in the cache
+	cached  string // its key in the cache, "" if it is not there
+	held    bool   // an open cursor walks it
 
 }
 
@@ -122,10 +123,13 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 // prepare returns the first statement of sql and what follows it. The statement is
 // nil when sql starts with nothing but blanks and comments up to the next one.
 func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) {
+	held := false
 	if e := x.cache[sql]; e != nil {
-		x.lru.MoveToFront(e)
 		p := e.Value.(*prepared)
-		return p, "", x.admit(p, o)
+		if held = p.held; !held {
+			x.lru.MoveToFront(e)
+			return p, "", x.admit(p, o)
+		}
 	}
 	x.policy.begin()
 	x.policy.trusted = o.trusted
@@ -149,8 +153,10 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 		p.calls = append(p.calls, f.calls...)
 	}
 	if strings.TrimSpace(tail) == "" {
-		x.keep(p, sql)
 		tail = ""
+		if !held {
+			x.keep(p, sql)
+		}
 	}
 	if err := x.admit(p, o); err != nil {
 		x.release(p)
@@ -200,11 +206,15 @@ func (x *executor) keep(p *prepared, key string) {
 		old := e.Value.(*prepared)
 		x.lru.Remove(e)
 		delete(x.cache, old.cached)
-		_ = old.st.Finalize()
+		old.cached = ""
+		if !old.held {
+			_ = old.st.Finalize()
+		}
 	}
 }
 
 func (x *executor) release(p *prepared) {
+	p.held = false
 	if p.cached == "" {
 		_ = p.st.Finalize()
 	}

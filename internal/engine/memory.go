@@ -101,7 +101,7 @@ func (m *requestMemory) remember(mark wire.Mark, rs []wire.StoredResult, size in
 		}
 		o.lowest = max(o.lowest, r.Lowest)
 		o.last = mark.Index
-		o.results[r.ID.Seq] = rememberedResult{mark: mark, result: wire.Result{Outcome: r.Outcome, Rows: r.Rows}}
+		o.results[r.ID.Seq] = rememberedResult{mark: mark, result: wire.Result{Outcome: r.Outcome, Rows: r.Rows, Each: r.Each}}
 		e.ids = append(e.ids, r.ID)
 	}
 	if len(e.ids) > 0 {
@@ -238,7 +238,7 @@ func (m *requestMemory) restore(mark wire.Mark, rs []wire.StoredResult, size int
 		// An origin forgotten since still counts in the bounds, as it does in the
 		// memory of a replica that was not restarted.
 		if o := m.origins[r.ID.Origin]; o != nil {
-			o.results[r.ID.Seq] = rememberedResult{mark: mark, result: wire.Result{Outcome: r.Outcome, Rows: r.Rows}}
+			o.results[r.ID.Seq] = rememberedResult{mark: mark, result: wire.Result{Outcome: r.Outcome, Rows: r.Rows, Each: r.Each}}
 		}
 		e.ids = append(e.ids, r.ID)
 	}

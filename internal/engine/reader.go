@@ -249,6 +249,7 @@ func (r *Reader) Query(sql string, args wire.Args, pre wire.PreState) (*Cursor, 
 			return nil, err
 		}
 		last = p
+		p.held = true
 		if err := bind(p.st, args); err != nil {
 			r.drop(last)
 			return nil, err

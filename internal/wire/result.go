@@ -34,7 +34,9 @@ type UnitResult struct {
 }
 
 // Size is an upper bound of the bytes that the result takes in a response.
-func (r *UnitResult) Size() int { return unitOverhead + r.Result.Rows.size() + eachSize(r.Result.Each) + r.Err.size() }
+func (r *UnitResult) Size() int {
+	return unitOverhead + r.Result.Rows.size() + eachSize(r.Result.Each) + r.Err.size()
+}
 
 // Check reports what would make a decoder refuse the rows: their number must match their data.
 func (r *Rows) Check() error {
@@ -178,7 +180,12 @@ const (
 // minOutcomeBytes is what an outcome among all of a unit takes at least: two varints.
 const minOutcomeBytes = 2
 
-func eachSize(each []Outcome) int { return 5 + 2*binary.MaxVarintLen64*len(each) }
+func eachSize(each []Outcome) int {
+	if len(each) == 0 {
+		return 0
+	}
+	return binary.MaxVarintLen32 + 2*binary.MaxVarintLen64*len(each)
+}
 
 // appendEach appends the outcomes of all statements, each last insert ID as the difference to the one before it.
 func appendEach(b []byte, each []Outcome) []byte {
