@@ -58,8 +58,9 @@ type Node struct {
 	raftNet raft.Transport
 	raft    *raft.Raft
 
-	leading atomic.Uint64 // term in which this node leads and takes writes, 0 none
-	applied atomic.Uint64 // last index handed to the databases
+	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
+	resigning atomic.Bool   // it hands leadership on, and leads no more until that has failed
+	applied   atomic.Uint64 // last index handed to the databases
 	// delivering is held while entries are handed to the databases.
 	delivering sync.Mutex
 	stateMu    sync.Mutex
@@ -264,7 +265,13 @@ const (
 
 // bootstrap forms a cluster of this node alone, if it is asked to and there is none.
 func (n *Node) bootstrap(conf *raft.Config) error {
-	if n.id.Formed || !n.cfg.Bootstrap && n.cfg.Bind != "" {
+	if n.id.Formed {
+		return nil
+	}
+	if !n.cfg.Bootstrap && n.cfg.Bind != "" {
+		if len(n.cfg.Join) == 0 && n.id.ClusterID == "" {
+			return fmt.Errorf("colmena: directory %s is empty and neither Bootstrap nor Join is set: set Bootstrap on the first node of a new cluster, Join on every other", n.cfg.DataDir)
+		}
 		return nil
 	}
 	if n.id.ClusterID == "" {
@@ -302,6 +309,8 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 
 // serve starts what runs beside raft, and opens the port.
 func (n *Node) serve() error {
+	// These use everything else, so they end first.
+	n.cleanup.Add(func() error { n.group.Stop(); return nil })
 	n.group.Go("leadership", n.watchLeadership)
 	n.group.Go("hooks", n.hooks.run)
 	n.group.Go("nudge", n.runNudges)

@@ -183,7 +183,7 @@ func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, e
 		}
 		var out []byte
 		if local {
-			out, err = n.runHandler(ctx, name, body)
+			out, err = n.forwardHere(ctx, name, body)
 		} else {
 			out, err = n.client.Call(ctx, leader, methodForward, encodeControl(&forwarded{name, body}))
 		}
@@ -202,6 +202,34 @@ func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, e
 		if err := n.pause(ctx, watch, deadline); err != nil {
 			return nil, notApplied(noLeader(ctx, err), "forward %q: %v", name, err)
 		}
+	}
+}
+
+// forwardHere runs a handler for a caller on this node, who waits no longer than his
+// context says, whatever the handler does.
+func (n *Node) forwardHere(ctx context.Context, name string, body []byte) ([]byte, error) {
+	type outcome struct {
+		out []byte
+		err error
+	}
+	done := make(chan outcome, 1)
+	if !n.group.Go("handler "+name, func(context.Context) {
+		out, err := n.runHandler(ctx, name, body)
+		done <- outcome{out, err}
+	}) {
+		return nil, ErrClosed
+	}
+	select {
+	case o := <-done:
+		var w *wire.Error
+		if errors.As(o.err, &w) && w.Code == wire.ErrApp && ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, ctx.Err()) // as from another node
+		}
+		return o.out, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, ctx.Err())
+	case <-n.done:
+		return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, ErrClosed)
 	}
 }
 

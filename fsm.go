@@ -100,6 +100,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return err
 	}
 	n.halted.Store(nil)
+	if list, err := n.snaps.List(); err == nil && len(list) > 0 {
+		n.applied.Store(max(n.applied.Load(), list[0].Index)) // the newest is the one installed
+	}
 	if err := n.gens.Collect(); err != nil {
 		n.log.Warn("old generation is left behind", "err", err)
 	}

@@ -36,11 +36,12 @@ const (
 	EventLogFailed     // the log takes no more writes; Err tells why
 	EventDiskStalled
 	EventHookPanicked
+	EventRemoved // this node is no member any more
 )
 
 // String returns the kind's name.
 func (k EventKind) String() string {
-	names := [...]string{"", "leadership won", "leadership lost", "replica halted", "log failed", "disk stalled", "hook panicked"}
+	names := [...]string{"", "leadership won", "leadership lost", "replica halted", "log failed", "disk stalled", "hook panicked", "removed"}
 	if k > 0 && int(k) < len(names) {
 		return names[k]
 	}

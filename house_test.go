@@ -36,7 +36,7 @@ func level(pkg string) int {
 // confined lists modules that only some rooms may import. Tests may compare with
 // plain SQLite and run raft against a room.
 var confined = map[string][]string{
-	"modernc.org/":                     {"internal/sqlite"},
+	"modernc.org/":                     {"internal/sqlite", "examples/cluster"}, // the example compares with plain SQLite
 	"github.com/hashicorp/raft":        {".", "internal/logstore", "internal/snapshot", "internal/transport"},
 	"github.com/hashicorp/raft-boltdb": {"internal/logstore"},
 	"go.etcd.io/bbolt":                 {"internal/logstore"},

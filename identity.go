@@ -34,10 +34,15 @@ const (
 	identityVersion = 1
 )
 
-// loadIdentity reads the directory's identity, or gives an empty directory one.
+// loadIdentity reads the directory's identity, or gives an empty directory one. The
+// caller holds the directory's lock.
 func loadIdentity(dir, nodeID string) (identity, error) {
 	path := filepath.Join(dir, "node.json")
 	var id identity
+	// A start may have been cut short while it wrote the file.
+	if err := durable.RemoveTemps(dir); err != nil {
+		return id, fmt.Errorf("colmena: data directory: %w", err)
+	}
 	err := durable.LoadDoc(path, identityKind, identityVersion, &id)
 	switch {
 	case err == nil && nodeID != "" && nodeID != id.NodeID:

@@ -52,7 +52,7 @@ func (n *Node) followLeadership(ctx context.Context) {
 		n.stateChanged()
 		n.event(Event{Kind: EventLeadershipLost, Term: have})
 	}
-	if term == 0 || n.leading.Load() == term || n.halted.Load() != nil {
+	if term == 0 || n.leading.Load() == term || n.halted.Load() != nil || n.resigning.Load() {
 		return
 	}
 	if err := n.takeLead(ctx, term); err != nil {
@@ -230,17 +230,33 @@ func (n *Node) Leader() (Member, bool) {
 	return m, true
 }
 
-// giveUpLeadership hands leadership to another node, for one that cannot go on.
-func (n *Node) giveUpLeadership(ctx context.Context) {
+// resign hands leadership to the voter id, or to the one that is most caught up if id
+// is "". New writes wait for the next leader; those under way are decided first. If
+// nobody takes over, this node goes on leading.
+func (n *Node) resign(ctx context.Context, id string) error {
+	n.resigning.Store(true)
+	defer func() {
+		n.resigning.Store(false)
+		n.stateChanged()
+	}()
 	n.leading.Store(0)
-	n.dbs.stepDown()
 	n.stateChanged()
+	n.dbs.stepDown()
+	_ = n.dbs.drain(ctx) // what is not decided by then is looked up by its request ID
 	if n.raftLeaderTerm() == 0 {
-		return
+		return nil
 	}
+	if id == "" {
+		return waitFuture(ctx, n.raft.LeadershipTransfer())
+	}
+	return waitFuture(ctx, n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
+}
+
+// giveUpLeadership is for a node that cannot go on.
+func (n *Node) giveUpLeadership(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
 	defer cancel()
-	if err := waitFuture(ctx, n.raft.LeadershipTransfer()); err != nil {
+	if err := n.resign(ctx, ""); err != nil {
 		n.log.Warn("leadership could not be handed over", "err", err)
 	}
 }
@@ -259,12 +275,7 @@ func (n *Node) handOver(ctx context.Context) {
 	if voters < 2 {
 		return
 	}
-	// New writes wait for the next leader; those under way are decided first.
-	n.leading.Store(0)
-	n.stateChanged()
-	n.dbs.stepDown()
-	_ = n.dbs.drain(ctx)
-	if err := waitFuture(ctx, n.raft.LeadershipTransfer()); err != nil {
+	if err := n.resign(ctx, ""); err != nil {
 		n.log.Warn("leadership could not be handed over", "err", err)
 	}
 }

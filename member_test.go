@@ -1,6 +1,7 @@
 package colmena_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -91,7 +92,7 @@ func TestLeadershipIsTransferredFromAnyNode(t *testing.T) {
 		}
 	}
 	before := c.Leader()
-	if err := c.Node((before + 1) % 3).TransferLeadership(limit(t), ""); err != nil {
+	if err := c.Node((before+1)%3).TransferLeadership(limit(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	c.Until("another leader", func() bool { return c.Leader() != before })
@@ -132,8 +133,9 @@ func TestMembersAreDemotedAndPromotedFromAnyNode(t *testing.T) {
 func TestRemovedNodeStaysOut(t *testing.T) {
 	for _, leader := range []bool{false, true} {
 		t.Run(fmt.Sprintf("leader=%t", leader), func(t *testing.T) {
-			c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.LeaderWait = 2 * time.Second })
+			c := testcluster.New(t, 3)
 			kv(t, c, 1)
+			c.WaitConverged()
 			i := c.Follower()
 			if leader {
 				i = c.Leader()
@@ -146,7 +148,7 @@ func TestRemovedNodeStaysOut(t *testing.T) {
 				t.Fatalf("still a member: %+v", m)
 			}
 			// Enough for a node that is not told to stay out to come back.
-			for end := time.Now().Add(time.Second); time.Now().Before(end); {
+			for end := time.Now().Add(600 * time.Millisecond); time.Now().Before(end); {
 				add(t, other, 1)
 				if m := member(t, other, i); m.ID != "" {
 					t.Fatalf("a removed node has come back by itself: %+v", m)
@@ -156,9 +158,11 @@ func TestRemovedNodeStaysOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := removed.DB().ExecContext(limit(t), "INSERT INTO kv(v) VALUES('no')"); err == nil {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			if _, err := removed.DB().ExecContext(ctx, "INSERT INTO kv(v) VALUES('no')"); err == nil {
 				t.Error("a removed node takes writes")
 			}
+			cancel()
 			// Started again with Join it returns as a fresh member.
 			c.Stop(i)
 			cfg := c.Config(i)
@@ -175,14 +179,21 @@ func TestNodeRemovedWhileDownReturnsWithJoin(t *testing.T) {
 	c := testcluster.New(t, 3)
 	kv(t, c, 1)
 	i := c.Follower()
+	addr := c.Node(i).Addr()
 	c.Stop(i)
 	other := c.Node(c.Leader())
 	if err := other.RemoveNode(limit(t), c.Config(i).NodeID); err != nil {
 		t.Fatal(err)
 	}
 	add(t, other, 5)
+	// Started without Join it is told; with Join it returns.
+	d := &diary{}
 	cfg := c.Config(i)
-	cfg.Bootstrap, cfg.Join = false, []string{other.Addr()}
+	cfg.Bind, cfg.Bootstrap, cfg.Logger = addr, false, textLogger(d)
+	c.StartWith(i, cfg)
+	c.Until("word of the removal", func() bool { return d.has("removed from the cluster") })
+	c.Stop(i)
+	cfg.Join, cfg.Logger = []string{other.Addr()}, testcluster.Logger(t, i+1)
 	c.StartWith(i, cfg)
 	c.WaitVoters(3)
 	c.WaitReady()

@@ -78,8 +78,8 @@ func (n *Node) DemoteVoter(ctx context.Context, id string) error {
 	return n.changeMember(ctx, memberChange{Kind: changeDemote, ID: id})
 }
 
-// RemoveNode takes a node out of the cluster. It may be down. Its directory must be
-// wiped before it can come back.
+// RemoveNode takes a node out of the cluster. It may be down. It stays out, and says so
+// in its log and to OnEvent, until it is started again with Config.Join.
 func (n *Node) RemoveNode(ctx context.Context, id string) error {
 	return n.changeMember(ctx, memberChange{Kind: changeRemove, ID: id})
 }
@@ -193,6 +193,10 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 		if err := n.runStep(ctx, s, c); err != nil {
 			return fmt.Errorf("%v: %w", s, err)
 		}
+		if s.Kind == membership.StepTransfer && c.Kind != changeTransfer {
+			// The leader cannot go itself: the next one is asked again.
+			return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node has handed leadership on"}
+		}
 	}
 	return nil
 }
@@ -232,17 +236,7 @@ func (n *Node) transfer(ctx context.Context, id string) error {
 	if id == n.id.NodeID {
 		return nil
 	}
-	n.dbs.stepDown()
-	err := n.dbs.drain(ctx)
-	if err == nil && id == "" {
-		err = waitFuture(ctx, n.raft.LeadershipTransfer())
-	} else if err == nil {
-		err = waitFuture(ctx, n.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
-	}
-	if term := n.leading.Load(); err != nil && term != 0 && n.raftLeaderTerm() == term {
-		n.dbs.lead(term) // still leading: go on
-	}
-	return err
+	return n.resign(ctx, id)
 }
 
 // memberView is what membership decisions are made from.
@@ -339,8 +333,9 @@ func (n *Node) clusterID() string {
 func (n *Node) keepMembership(ctx context.Context) {
 	tick := time.NewTicker(membershipTick)
 	defer tick.Stop()
+	var in introducer
 	for {
-		n.introduce(ctx)
+		n.introduce(ctx, &in)
 		if n.leading.Load() != 0 {
 			n.promote(ctx)
 		}
@@ -354,32 +349,104 @@ func (n *Node) keepMembership(ctx context.Context) {
 
 const membershipTick = 200 * time.Millisecond
 
+// introducer is what a node remembers of its own membership while it runs.
+type introducer struct {
+	wasMember bool      // it was in the configuration
+	ledBy     bool      // it has heard of a leader
+	lonely    time.Time // since when no leader is known
+	removed   bool      // it knows that it was removed, and has said so
+}
+
+// lonelyAfter is how long a node is without a leader before it asks whether it was
+// removed: raft would not tell it.
+const lonelyAfter = time.Second
+
 // introduce tells the cluster about this node, if the cluster's table says otherwise.
-func (n *Node) introduce(ctx context.Context) {
+func (n *Node) introduce(ctx context.Context, in *introducer) {
+	leader, local, led := n.leader()
+	switch {
+	case led:
+		in.ledBy, in.lonely = true, time.Time{}
+	case in.lonely.IsZero():
+		in.lonely = time.Now()
+	}
+	lonely := !led && time.Since(in.lonely) > lonelyAfter
+	member := n.inConfiguration()
+	switch {
+	case member:
+		in.wasMember = true
+	case in.wasMember:
+		// Removed while it ran: it stays out until it is started again.
+		if lonely {
+			n.noteRemoved(in)
+		}
+		return
+	}
 	self, known := n.dbs.member(n.id.NodeID)
 	want := n.selfMember(n.cfg.JoinAs == JoinAsVoter)
 	if known {
 		want.voter = self.voter
 	}
-	if known && self == want && n.inConfiguration() {
-		if _, _, ok := n.leader(); !ok {
+	// One that finds no leader at its start may have been removed while it was down.
+	again := lonely && !in.ledBy && len(n.cfg.Join) > 0
+	if known && self == want && member && !again {
+		if !led {
 			n.greet(ctx) // addresses may have changed: let the others hear of this node
+		}
+		if lonely && n.isMissed(ctx) {
+			n.noteRemoved(in)
 		}
 		return
 	}
 	c := memberChange{Kind: changeJoin, ID: want.id, Incarnation: want.incarnation, Addr: want.addr, Voter: want.voter, Engine: want.engine, FormatMin: formatMin, FormatMax: formatMax}
 	var err error
-	switch id, local, ok := n.leader(); {
-	case ok && local:
+	switch {
+	case led && local:
 		err = n.changeHere(ctx, c)
-	case ok:
-		err = n.control(ctx, id, methodChange, &c, nil)
+	case led:
+		err = n.control(ctx, leader, methodChange, &c, nil)
 	default:
+		n.greet(ctx)
 		err = n.join(ctx, c)
 	}
 	if err != nil && ctx.Err() == nil {
 		n.log.Info("not a member yet", "err", err)
 	}
+}
+
+// noteRemoved says once that this node was removed.
+func (n *Node) noteRemoved(in *introducer) {
+	if in.removed {
+		return
+	}
+	in.removed = true
+	n.log.Error("this node was removed from the cluster; start it again with Join to have it back", "node", n.id.NodeID)
+	n.event(Event{Kind: EventRemoved})
+}
+
+// isMissed asks the members there were whether this node is one: only a leader
+// answers, so if one that does not know this node does, it was removed.
+func (n *Node) isMissed(ctx context.Context) bool {
+	for _, addr := range n.knownAddrs() {
+		if members, err := n.membersAt(ctx, addr); err == nil {
+			return !slices.ContainsFunc(members, func(m Member) bool { return m.ID == n.id.NodeID })
+		}
+	}
+	return false
+}
+
+func (n *Node) membersAt(ctx context.Context, addr string) (members []Member, err error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	conn, _, err := n.net.DialAddr(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	b, err := n.client.CallConn(ctx, conn, methodMembers, encodeControl(nil))
+	if err != nil {
+		return nil, err
+	}
+	return members, codec.NewDecoderBytes(b, &msgpackHandle).Decode(&members)
 }
 
 func (n *Node) inConfiguration() bool {
@@ -389,15 +456,8 @@ func (n *Node) inConfiguration() bool {
 // greet says hello to every address at which a member might be. The handshake itself
 // tells both sides where the other one is now.
 func (n *Node) greet(ctx context.Context) {
-	addrs := slices.Clone(n.cfg.Join)
-	for _, m := range n.dbs.allMembers() {
-		if addr, _, err := n.peers.resolve(m.id); err == nil && m.id != n.id.NodeID {
-			addrs = append(addrs, addr)
-		}
-	}
-	slices.Sort(addrs)
 	var wg sync.WaitGroup
-	for _, addr := range slices.Compact(addrs) {
+	for _, addr := range n.knownAddrs() {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 			defer cancel()
@@ -411,12 +471,20 @@ func (n *Node) greet(ctx context.Context) {
 
 const greetTimeout = 2 * time.Second
 
+// knownAddrs is every address at which a member might be.
+func (n *Node) knownAddrs() []string {
+	addrs := slices.Clone(n.cfg.Join)
+	for _, m := range n.dbs.allMembers() {
+		if addr, _, err := n.peers.resolve(m.id); err == nil && m.id != n.id.NodeID {
+			addrs = append(addrs, addr)
+		}
+	}
+	slices.Sort(addrs)
+	return slices.Compact(addrs)
+}
+
 // join asks the nodes of Config.Join for entrance.
 func (n *Node) join(ctx context.Context, c memberChange) error {
-	if len(n.cfg.Join) == 0 {
-		n.greet(ctx)
-		return nil
-	}
 	var errs []error
 	for _, addr := range n.cfg.Join {
 		if err := n.joinVia(ctx, addr, c); err == nil {

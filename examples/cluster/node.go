@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -165,16 +164,4 @@ func kindOf(err error) errorKind {
 		return kindAgain
 	}
 	return kindUnknown
-}
-
-// firstLine shortens a statement for a message.
-func firstLine(s string) string {
-	b, _, cut := bytes.Cut([]byte(s), []byte("\n"))
-	if len(b) > 60 {
-		b, cut = b[:60], true
-	}
-	if cut {
-		return string(b) + " …"
-	}
-	return string(b)
 }

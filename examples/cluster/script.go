@@ -151,6 +151,18 @@ func wordByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '$' || c >= 0x80
 }
 
+// firstLine shortens a statement for a message.
+func firstLine(sql string) string {
+	line, _, cut := strings.Cut(sql, "\n")
+	if r := []rune(line); len(r) > 60 {
+		line, cut = string(r[:60]), true
+	}
+	if cut {
+		line += " …"
+	}
+	return line
+}
+
 // ownScript makes a shop's data: the same for the same seed and size.
 func ownScript(seed uint64, orders int) string {
 	rng := rand.New(rand.NewPCG(seed, seed))

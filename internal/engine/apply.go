@@ -283,7 +283,7 @@ func (d *DB) commitReplay(tx *replayTx) {
 		d.stop(tx, fmt.Errorf("entry %v could not be applied: %w", tx.mark, err))
 		return
 	}
-	if err := d.runInternal(d.commit); err != nil {
+	if err := d.commitFile(); err != nil {
 		d.stop(tx, fmt.Errorf("entry %v could not be committed: %w", tx.mark, err))
 		return
 	}
@@ -295,6 +295,14 @@ func (d *DB) commitReplay(tx *replayTx) {
 	}
 	tx.done = nil
 	d.check.note()
+}
+
+// commitFile commits an entry's effects and mark.
+func (d *DB) commitFile() error {
+	if d.failCommit.Load() {
+		return &sqlite.Error{Code: sqlite.Full, Extended: sqlite.Full, Msg: "database or disk is full", Offset: -1}
+	}
+	return d.runInternal(d.commit)
 }
 
 // commitOwn commits the open epoch: its entry came back from the log. A failure
@@ -315,7 +323,7 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 		err = d.writeMark(mark, drop)
 	}
 	if err == nil {
-		err = d.runInternal(d.commit)
+		err = d.commitFile()
 	}
 	durable.CrashPoint("commit.after")
 	d.epoch = nil

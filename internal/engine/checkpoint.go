@@ -33,7 +33,7 @@ type checkpointer struct {
 const sizeEvery = 16
 
 // gateFactor times WALBytes is where new readers wait for the log to be reset.
-const gateFactor = 8
+const gateFactor = 4
 
 func newCheckpointer(d *DB) (*checkpointer, error) {
 	conn, err := sqlite.Open(d.cfg.Path, sqlite.Options{BusyTimeout: time.Second})

@@ -127,6 +127,8 @@ type DB struct {
 	mark    atomic.Pointer[wire.Mark]
 	// proposed is the epoch whose entry may come back, 0 none.
 	proposed atomic.Uint64
+	// failCommit makes the next commit fail as a full disk would: for tests.
+	failCommit atomic.Bool
 
 	waitMu  sync.Mutex
 	waiters []markWaiter
