@@ -129,7 +129,7 @@ func (l *load) write(w int64) {
 		}
 		id := w<<32 | i
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		_, err := nodes[int(w+i)%len(nodes)].DB().ExecContext(ctx, "INSERT INTO load(id) VALUES(?)", id)
+		_, err := nodes[int(w)%len(nodes)].DB().ExecContext(ctx, "INSERT INTO load(id) VALUES(?)", id)
 		cancel()
 		l.note(id, err)
 	}

@@ -351,7 +351,10 @@ func TestAfterCloseEveryCallSaysSo(t *testing.T) {
 		waiting := make(chan error, 8)
 		began := make(chan struct{}, 8)
 		for _, call := range []func() error{
-			func() error { _, err := number(colmena.WithMinIndex(ctx, 1<<40), n, colmena.None, "SELECT 1"); return err },
+			func() error {
+				_, err := number(colmena.WithMinIndex(ctx, 1<<40), n, colmena.None, "SELECT 1")
+				return err
+			},
 			func() error {
 				_, err := number(ctx, n, colmena.None, "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c")
 				return err

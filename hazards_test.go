@@ -102,7 +102,7 @@ func registerTest(t *testing.T, c *testcluster.Cluster, disturb func()) {
 	wg.Go(func() {
 		for v := int64(1); running(); v++ {
 			begun.Store(v)
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			_, err := c.Node(int(v)%3).DB().ExecContext(ctx, "UPDATE register SET v = max(v, ?)", v)
 			cancel()
 			if err == nil {
@@ -130,9 +130,11 @@ func registerTest(t *testing.T, c *testcluster.Cluster, disturb func()) {
 			}
 		})
 	}
-	disturb()
-	close(quit)
-	wg.Wait()
+	func() {
+		defer wg.Wait()
+		defer close(quit)
+		disturb()
+	}()
 	t.Logf("%d writes, %d reads", writes.Load(), reads.Load())
 	if writes.Load() == 0 || reads.Load() == 0 {
 		t.Error("nothing was tried")

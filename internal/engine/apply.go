@@ -209,8 +209,16 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 		if _, v := d.memory.look(u.ID); v != requestFresh {
 			return &DivergedError{mark, fmt.Sprintf("unit %v was applied before", u.ID)}
 		}
+		// FTS5 writes out what it gathered at every savepoint, so its shadow tables are
+		// those of the leader only if a unit begins and ends here as it does there (H6).
+		if err := d.runInternal(d.save); err != nil {
+			return err
+		}
 		rows, err := d.replay(u)
 		if err != nil {
+			return err
+		}
+		if err := d.runInternal(d.release); err != nil {
 			return err
 		}
 		d.time = max(d.time, u.Time)
