@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/rpc"
@@ -18,7 +19,8 @@ import (
 // the leader. Every unit has a tag of its own and is answered when it is decided: a
 // slow one holds up no other's answer.
 //
-// A request frame is the tag of its first unit, then a wire.WriteRequest. A response
+// A request frame is the tag of its first unit, then a wire.WriteRequest. One without
+// units withdraws the unit of that tag. A response
 // frame is a count, so many tags, then a wire.WriteResponse with as many results.
 
 // maxUnanswered is how many frames may be out of which nothing was answered yet.
@@ -42,6 +44,7 @@ type senderSet struct {
 type outgoing struct {
 	db    string
 	unit  wire.Unit
+	tag   uint64
 	frame uint64
 	done  chan sendOutcome // one slot
 }
@@ -61,6 +64,7 @@ type sender struct {
 	queue      []*outgoing
 	out        map[uint64]*outgoing // sent and not answered, by tag
 	unanswered map[uint64]bool      // frames of which nothing was answered
+	canceled   []uint64             // tags whose callers have gone, to be told
 	nextTag    uint64
 	nextFrame  uint64
 	stream     *rpc.Stream
@@ -86,7 +90,7 @@ func (s *senderSet) send(ctx context.Context, target, db string, u wire.Unit) (r
 	case r := <-o.done:
 		return r.result, !errors.Is(r.err, rpc.ErrNotDelivered), r.err
 	case <-ctx.Done():
-		return res, !sn.withdraw(o), ctx.Err()
+		return sn.cancel(ctx, o)
 	case <-s.n.done:
 		return res, !sn.withdraw(o), ErrClosed
 	}
@@ -120,6 +124,34 @@ func (sn *sender) withdraw(o *outgoing) bool {
 	return false
 }
 
+// cancel withdraws a unit whose caller is gone. One that was sent is stopped on the
+// leader, so that it holds up nobody; a short wait tells whether it was.
+func (sn *sender) cancel(ctx context.Context, o *outgoing) (res wire.UnitResult, sent bool, err error) {
+	if sn.withdraw(o) {
+		return res, false, ctx.Err()
+	}
+	sn.mu.Lock()
+	if sn.out[o.tag] == o {
+		sn.canceled = append(sn.canceled, o.tag)
+	}
+	sn.mu.Unlock()
+	select {
+	case sn.wake <- struct{}{}:
+	default:
+	}
+	timer := time.NewTimer(engine.CancelGrace)
+	defer timer.Stop()
+	select {
+	case r := <-o.done:
+		if e := r.result.Err; e != nil && e.Code == wire.ErrCanceled {
+			return res, false, fmt.Errorf("%w (%w)", ctx.Err(), engine.ErrCanceled)
+		}
+		return r.result, !errors.Is(r.err, rpc.ErrNotDelivered), r.err
+	case <-timer.C:
+		return res, true, ctx.Err()
+	}
+}
+
 func (sn *sender) run(ctx context.Context) {
 	var buf []byte
 	for {
@@ -136,7 +168,10 @@ func (sn *sender) run(ctx context.Context) {
 				break
 			}
 			runtime.Gosched() // let those who were just answered queue up
-			if buf = sn.take(buf[:0]); len(buf) == 0 {
+			if buf = sn.takeCanceled(buf[:0]); len(buf) == 0 {
+				buf = sn.take(buf)
+			}
+			if len(buf) == 0 {
 				break
 			}
 			if err := st.Send(buf); err != nil {
@@ -149,7 +184,20 @@ func (sn *sender) run(ctx context.Context) {
 func (sn *sender) ready() bool {
 	sn.mu.Lock()
 	defer sn.mu.Unlock()
-	return len(sn.queue) > 0 && len(sn.unanswered) < maxUnanswered
+	return len(sn.canceled) > 0 || len(sn.queue) > 0 && len(sn.unanswered) < maxUnanswered
+}
+
+// takeCanceled makes a frame that withdraws one unit: its tag, and no unit.
+func (sn *sender) takeCanceled(buf []byte) []byte {
+	sn.mu.Lock()
+	defer sn.mu.Unlock()
+	if len(sn.canceled) == 0 {
+		return buf
+	}
+	tag := sn.canceled[0]
+	sn.canceled = sn.canceled[1:]
+	var req wire.WriteRequest
+	return req.Append(binary.AppendUvarint(buf, tag))
 }
 
 // open returns the stream, opening it if need be.
@@ -178,7 +226,7 @@ func (sn *sender) open(ctx context.Context) (*rpc.Stream, error) {
 func (sn *sender) take(buf []byte) []byte {
 	sn.mu.Lock()
 	defer sn.mu.Unlock()
-	if len(sn.queue) == 0 {
+	if len(sn.queue) == 0 || len(sn.unanswered) >= maxUnanswered {
 		return nil
 	}
 	req := wire.WriteRequest{DB: sn.queue[0].db}
@@ -190,8 +238,8 @@ func (sn *sender) take(buf []byte) []byte {
 			kept = append(kept, o)
 			continue
 		}
-		o.frame = sn.nextFrame
-		sn.out[sn.nextTag] = o
+		o.frame, o.tag = sn.nextFrame, sn.nextTag
+		sn.out[o.tag] = o
 		sn.nextTag++
 		req.Units = append(req.Units, o.unit)
 		size += o.unit.Size()
@@ -272,6 +320,7 @@ func (sn *sender) fail(st *rpc.Stream, err error) {
 	}
 	clear(sn.out)
 	clear(sn.unanswered)
+	sn.canceled = nil
 	select {
 	case sn.wake <- struct{}{}:
 	default:
@@ -296,13 +345,35 @@ type answers struct {
 	mu   sync.Mutex
 	tags []uint64
 	res  []wire.UnitResult
-	wake chan struct{} // one slot
+	out  map[uint64]*engine.Unit // not answered yet, by tag
+	wake chan struct{}           // one slot
+}
+
+// take notes units that were received.
+func (a *answers) take(tag uint64, units []*engine.Unit) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, u := range units {
+		a.out[tag+uint64(i)] = u
+	}
+}
+
+// cancel withdraws a unit that is not answered yet.
+func (a *answers) cancel(tag uint64) {
+	a.mu.Lock()
+	u := a.out[tag]
+	a.mu.Unlock()
+	if u != nil && u.Cancel() {
+		u.Err = engine.ErrCanceled // it was not taken up, and nobody else will answer
+		a.add(tag, u)
+	}
 }
 
 func (a *answers) add(tag uint64, u *engine.Unit) {
 	r := u.Result
 	r.Err = errorToWire(u.Err)
 	a.mu.Lock()
+	delete(a.out, tag)
 	a.tags, a.res = append(a.tags, tag), append(a.res, r)
 	a.mu.Unlock()
 	select {
@@ -315,7 +386,7 @@ func (a *answers) add(tag uint64, u *engine.Unit) {
 func (n *Node) serveWrites(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &answers{wake: make(chan struct{}, 1)}
+	a := &answers{out: map[uint64]*engine.Unit{}, wake: make(chan struct{}, 1)}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -342,11 +413,16 @@ func (n *Node) receiveWrites(ctx context.Context, st *rpc.Stream, a *answers) er
 		if err := req.Decode(b[k:]); err != nil {
 			return err
 		}
+		if len(req.Units) == 0 {
+			a.cancel(tag)
+			continue
+		}
 		units := make([]*engine.Unit, len(req.Units))
 		for i := range units {
 			t := tag + uint64(i)
 			units[i] = &engine.Unit{Req: req.Units[i], Done: func(u *engine.Unit) { a.add(t, u) }}
 		}
+		a.take(tag, units)
 		db, err := n.databaseForWrite(ctx, req.DB)
 		if err != nil {
 			for _, u := range units {

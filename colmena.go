@@ -70,6 +70,7 @@ type Node struct {
 	senders    senderSet
 	marks      markAskers
 	confirmer  confirmer
+	proven     provenStates
 	acked      ackedMarks
 	handlers   handlerSet
 	hooks      *hookQueue
@@ -92,7 +93,8 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
-		stateCh: make(chan struct{}), done: make(chan struct{}), nudges: make(chan nudge, 1), empty: engine.NewEmpty()}
+		stateCh: make(chan struct{}), done: make(chan struct{}), nudges: make(chan nudge, 1)}
+	n.empty = engine.NewEmpty(n.done)
 	n.requests.register = n.registerOrigin
 	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n = n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
@@ -171,7 +173,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{})}
+	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{}), replaced: n.hooks.replaced}
 	if err := n.dbs.open(gens.Current(), !n.id.Formed); err != nil {
 		return err
 	}
@@ -335,9 +337,9 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
 		Propose: n.propose, ProposalLost: proposalLost,
-		Halt:    func(err error) { n.replicaHalted(shown, err) },
-		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(name, m, e) }, Watch: n.cfg.OnApply != nil,
-		Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
+		Halt:    func(err error) { n.replicaHalted(n.dbs.nameOf(incarnation, shown), err) },
+		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.nameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
+		Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
 		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, ReadConns: n.cfg.ReadConns,
 	}
 }

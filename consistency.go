@@ -65,7 +65,9 @@ func WithConsistency(ctx context.Context, level ConsistencyLevel) context.Contex
 }
 
 // WithMaxStaleness makes reads under the context local, like None, but only while
-// this node can prove that its state is at most d old; else they give ErrStale.
+// this node can prove that its state is at most d old; else they give ErrStale. The
+// proof is what the leader said when it was last asked, by any read of the database
+// above None; it is asked again when that is older than d.
 func WithMaxStaleness(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, staleKey{}, d)
 }

@@ -46,6 +46,8 @@ type databases struct {
 	cfg    func(name string, incarnation uint64, path string) engine.Config
 	log    func(msg string, args ...any)
 	change sync.Mutex // held while the set changes, and while copies are pinned
+	// replaced is told when a database has taken the name of another.
+	replaced func(name string, index uint64)
 
 	mu      sync.RWMutex // guards what follows
 	dir     string
@@ -60,11 +62,13 @@ type databases struct {
 	closed  bool
 }
 
-func fileName(name string, incarnation uint64) string {
+// fileName does not hold the database's name: Load renames a database, whose file then
+// stays where it is.
+func fileName(incarnation uint64) string {
 	if incarnation == 0 {
 		return systemFile
 	}
-	return fmt.Sprintf("%s.%d.db", name, incarnation)
+	return fmt.Sprintf("db.%d.db", incarnation)
 }
 
 // open opens the system database in dir and everything it names. fresh says that no
@@ -91,7 +95,17 @@ func (s *databases) open(dir string, fresh bool) error {
 }
 
 func (s *databases) path(d *engine.DB) string {
-	return filepath.Join(s.dir, fileName(d.Name(), d.Incarnation()))
+	return filepath.Join(s.dir, fileName(d.Incarnation()))
+}
+
+// nameOf is a database's present name, or name if it is not in the set.
+func (s *databases) nameOf(incarnation uint64, name string) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if d := s.byInc[incarnation]; d != nil {
+		return d.Name()
+	}
+	return name
 }
 
 // close closes every database; open may follow.
@@ -175,9 +189,13 @@ func (s *databases) reload() error {
 	have := maps.Clone(s.byInc)
 	s.mu.RUnlock()
 	opened := map[uint64]*engine.DB{}
+	var renamed []*engine.DB
 	for inc, name := range cat.databases {
-		if have[inc] != nil {
-			opened[inc] = have[inc]
+		if d := have[inc]; d != nil {
+			opened[inc] = d
+			if d.Name() != name {
+				renamed = append(renamed, d)
+			}
 			continue
 		}
 		if opened[inc], err = s.openOne(name, inc); err != nil {
@@ -189,17 +207,37 @@ func (s *databases) reload() error {
 			return err
 		}
 	}
+	err = s.rename(cat, renamed, opened)
 	s.publish(cat, opened)
 	for inc, d := range have {
 		if opened[inc] == nil {
 			s.remove(d)
 		}
 	}
-	return nil
+	return err
+}
+
+// rename gives loaded databases their names. All of a load must be applied before any
+// of it can be seen; where that fails the former database keeps the name here, until
+// the stopped one goes on.
+func (s *databases) rename(cat catalogue, renamed []*engine.DB, opened map[uint64]*engine.DB) (err error) {
+	for _, d := range renamed {
+		name := cat.databases[d.Incarnation()]
+		if drainErr := d.Drain(context.Background()); drainErr != nil {
+			err = errors.Join(err, fmt.Errorf("colmena: database %q was loaded anew, but not on this node: %w", name, drainErr))
+			if former := s.get(name); former != nil {
+				opened[former.Incarnation()] = former
+			}
+			continue
+		}
+		d.Rename(name)
+		s.replaced(name, s.system().Mark().Index)
+	}
+	return err
 }
 
 func (s *databases) openOne(name string, inc uint64) (*engine.DB, error) {
-	path := filepath.Join(s.dir, fileName(name, inc))
+	path := filepath.Join(s.dir, fileName(inc))
 	if err := engine.Create(path, name, inc); err != nil {
 		return nil, err
 	}
@@ -224,7 +262,7 @@ func (s *databases) publish(cat catalogue, opened map[uint64]*engine.DB) {
 // remove closes a dropped database and removes its files.
 func (s *databases) remove(d *engine.DB) {
 	_ = d.Close()
-	path := filepath.Join(s.dir, fileName(d.Name(), d.Incarnation()))
+	path := s.path(d)
 	for _, suffix := range []string{"-wal", "-shm", ""} {
 		if err := os.Remove(path + suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.log("a dropped database's file is left behind", "path", path+suffix, "err", err)
@@ -274,7 +312,7 @@ func (s *databases) manifest(clusterID string) *snapshot.Manifest {
 }
 
 func describe(d *engine.DB, mark wire.Mark) snapshot.Database {
-	return snapshot.Database{Name: d.Name(), Incarnation: d.Incarnation(), Mark: mark, File: fileName(d.Name(), d.Incarnation())}
+	return snapshot.Database{Name: d.Name(), Incarnation: d.Incarnation(), Mark: mark, File: fileName(d.Incarnation())}
 }
 
 // Pin implements snapshot.Copier: every database frozen for copying, each at its own
@@ -380,7 +418,7 @@ func (s *databases) fileMark(db snapshot.Database) (wire.Mark, uint64, error) {
 func (s *databases) removeStrays() error {
 	names := map[string]bool{systemFile: true}
 	for _, d := range s.all() {
-		names[fileName(d.Name(), d.Incarnation())] = true
+		names[fileName(d.Incarnation())] = true
 	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

@@ -98,7 +98,7 @@ func (q *hookQueue) applied(db string, mark wire.Mark, e *wire.Entry) {
 	if q.n.leading.Load() != 0 {
 		q.n.nudge(mark)
 	}
-	if e == nil {
+	if e == nil || isHidden(db) {
 		return
 	}
 	ev := ApplyEvent{Index: mark.Index, Term: mark.Term, Time: time.UnixMilli(e.Time), DB: db}

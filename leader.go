@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -204,16 +205,28 @@ func (n *Node) WaitReady(ctx context.Context) error {
 }
 
 func (n *Node) catchUp(ctx context.Context) error {
+	// The system database comes first: it says which others there are.
+	if err := n.catchUpWith(ctx, n.dbs.system()); err != nil {
+		return err
+	}
 	for _, d := range n.dbs.all() {
-		m, err := n.leaderMark(ctx, d.Name(), false)
-		if err != nil {
-			return err
-		}
-		if err := d.WaitMark(ctx, m.Index); err != nil {
+		if err := n.catchUpWith(ctx, d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (n *Node) catchUpWith(ctx context.Context, d *engine.DB) error {
+	name, asked := d.Name(), time.Now()
+	m, err := n.leaderMark(ctx, name, false)
+	if err == nil {
+		err = d.WaitMark(ctx, m.Index)
+	}
+	if err == nil {
+		n.proven.note(name, asked)
+	}
+	return err
 }
 
 // IsLeader reports whether this node leads and takes writes.

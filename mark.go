@@ -13,18 +13,25 @@ import (
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
+// position is how far the leader has applied a database, and which database has the
+// name there: none, 0, or another than on a node that has yet to follow a drop or a load.
+type position struct {
+	wire.Mark
+	incarnation uint64
+}
+
 // leaderMark asks the leader how far it has applied a database. With confirm the
 // leader first has its term confirmed by a majority, in a round that begins after the
 // question arrived (H22), so that the answer covers every write acknowledged before.
-func (n *Node) leaderMark(ctx context.Context, db string, confirm bool) (wire.Mark, error) {
+func (n *Node) leaderMark(ctx context.Context, db string, confirm bool) (position, error) {
 	deadline := n.leaderDeadline()
 	for {
 		watch := n.stateWatch()
 		leader, local, err := n.awaitLeader(ctx, deadline)
 		if err != nil {
-			return wire.Mark{}, noLeader(ctx, err)
+			return position{}, noLeader(ctx, err)
 		}
-		var m wire.Mark
+		var m position
 		if local {
 			m, err = n.markHere(ctx, db, confirm)
 		} else {
@@ -41,22 +48,22 @@ func (n *Node) leaderMark(ctx context.Context, db string, confirm bool) (wire.Ma
 
 // markHere is the leader's own answer: what it has applied of the database, which
 // after its term's barrier is every write acknowledged so far (H23).
-func (n *Node) markHere(ctx context.Context, db string, confirm bool) (wire.Mark, error) {
+func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position, error) {
 	term := n.leading.Load()
 	if term == 0 {
-		return wire.Mark{}, ErrNoLeader
+		return position{}, ErrNoLeader
 	}
-	var m wire.Mark
+	var m position
 	if d := n.dbs.get(db); d != nil {
-		m = d.Mark()
+		m = position{d.Mark(), d.Incarnation()}
 	}
 	if confirm {
 		if err := n.confirmer.confirm(ctx, term); err != nil {
-			return wire.Mark{}, err
+			return position{}, err
 		}
 	}
 	if n.leading.Load() != term {
-		return wire.Mark{}, ErrNoLeader
+		return position{}, ErrNoLeader
 	}
 	return m, nil
 }
@@ -70,60 +77,33 @@ type markKey struct {
 type markAskers struct {
 	n  *Node
 	mu sync.Mutex
-	m  map[markKey]*shared[wire.Mark]
+	m  map[markKey]*shared[position]
 }
 
 const maxAskers = 4096
 
-func (a *markAskers) ask(ctx context.Context, k markKey) (wire.Mark, error) {
+func (a *markAskers) ask(ctx context.Context, k markKey) (position, error) {
 	a.mu.Lock()
 	s := a.m[k]
 	if s == nil {
 		if a.m == nil || len(a.m) >= maxAskers {
-			a.m = map[markKey]*shared[wire.Mark]{}
+			a.m = map[markKey]*shared[position]{}
 		}
 		var st *rpc.Stream
-		s = &shared[wire.Mark]{n: a.n, do: func(ctx context.Context) (m wire.Mark, err error) {
-			m, st, err = a.n.askMark(ctx, st, k)
-			return m, err
+		s = &shared[position]{n: a.n, do: func(ctx context.Context) (position, error) {
+			var resp wire.MarkResponse
+			var err error
+			req := wire.MarkRequest{DB: k.db, Confirm: k.confirm}
+			st, err = a.n.exchange(ctx, st, k.leader, methodMark, req.Append(nil), resp.Decode)
+			if err == nil && resp.Err != nil {
+				err = resp.Err
+			}
+			return position{resp.Mark, resp.DBIncarnation}, err
 		}}
 		a.m[k] = s
 	}
 	a.mu.Unlock()
 	return s.get(ctx)
-}
-
-// askMark sends one question on the asker's stream, which it opens if need be.
-func (n *Node) askMark(ctx context.Context, st *rpc.Stream, k markKey) (wire.Mark, *rpc.Stream, error) {
-	if st == nil {
-		var err error
-		if st, err = n.client.Open(n.group.Context(), k.leader, methodMark); err != nil {
-			return wire.Mark{}, nil, err
-		}
-	}
-	stop := context.AfterFunc(ctx, func() { _ = st.Close() })
-	defer stop()
-	req := wire.MarkRequest{DB: k.db, Confirm: k.confirm}
-	err := st.Send(req.Append(nil))
-	var resp wire.MarkResponse
-	if err == nil {
-		var b []byte
-		if b, err = st.Recv(); err == nil {
-			err = resp.Decode(b)
-		}
-	}
-	if err != nil {
-		_ = st.Close()
-		var w *wire.Error
-		if !errors.As(err, &w) {
-			err = fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
-		}
-		return wire.Mark{}, nil, err
-	}
-	if resp.Err != nil {
-		return wire.Mark{}, st, resp.Err
-	}
-	return resp.Mark, st, nil
 }
 
 // serveMarks answers the questions of one asker.
@@ -141,7 +121,7 @@ func (n *Node) serveMarks(ctx context.Context, _ wire.Hello, st *rpc.Stream) err
 		}
 		var resp wire.MarkResponse
 		m, err := n.markHere(ctx, req.DB, req.Confirm)
-		resp.Mark, resp.Term = m, n.leading.Load()
+		resp.Mark, resp.DBIncarnation, resp.Term = m.Mark, m.incarnation, n.leading.Load()
 		switch {
 		case errors.Is(err, ErrNoLeader):
 			resp.Err = &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
@@ -156,9 +136,10 @@ func (n *Node) serveMarks(ctx context.Context, _ wire.Hello, st *rpc.Stream) err
 
 // confirmer has the leader's term confirmed by a majority.
 type confirmer struct {
-	n  *Node
-	mu sync.Mutex
-	by map[uint64]*shared[struct{}] // per term
+	n      *Node
+	mu     sync.Mutex
+	by     map[uint64]*shared[struct{}] // per term
+	voters map[string]*shared[uint64]   // who is asked, by ID
 }
 
 // confirm returns nil if a majority of the voters, this node among them, still was in
@@ -195,7 +176,7 @@ func (n *Node) confirmRound(ctx context.Context, term uint64) error {
 		if asked++; asked > cap(answers) {
 			return fmt.Errorf("colmena: more than %d voters", cap(answers))
 		}
-		go func() { answers <- n.askTerm(ctx, string(s.ID), term) }()
+		go func() { answers <- n.confirmer.askTerm(ctx, string(s.ID), term) }()
 	}
 	need = need/2 + 1
 	for range asked {
@@ -214,26 +195,77 @@ func (n *Node) confirmRound(ctx context.Context, term uint64) error {
 	return ErrNoLeader
 }
 
-func (n *Node) askTerm(ctx context.Context, id string, term uint64) bool {
-	req := wire.TermRequest{Term: term}
-	b, err := n.client.Call(ctx, id, methodTerm, req.Append(nil))
-	var resp wire.TermResponse
-	return err == nil && resp.Decode(b) == nil && resp.OK
+// askTerm has a voter say which term it is in, in answer to a question sent from now on.
+func (c *confirmer) askTerm(ctx context.Context, id string, term uint64) bool {
+	c.mu.Lock()
+	s := c.voters[id]
+	if s == nil {
+		if c.voters == nil || len(c.voters) >= maxAskers {
+			c.voters = map[string]*shared[uint64]{}
+		}
+		var st *rpc.Stream
+		s = &shared[uint64]{n: c.n, do: func(ctx context.Context) (uint64, error) {
+			var resp wire.TermResponse
+			var req wire.TermRequest
+			var err error
+			st, err = c.n.exchange(ctx, st, id, methodTerm, req.Append(nil), resp.Decode)
+			return resp.Term, err
+		}}
+		c.voters[id] = s
+	}
+	c.mu.Unlock()
+	have, err := s.get(ctx)
+	return err == nil && have == term
 }
 
-// serveTerms answers whether this node is still in a term.
+// serveTerms tells which term this node is in.
 func (n *Node) serveTerms(_ context.Context, _ wire.Hello, st *rpc.Stream) error {
-	b, err := st.Recv()
-	if err != nil {
-		return err
+	var buf []byte
+	for {
+		b, err := st.RecvInto(buf)
+		if err != nil {
+			return nil
+		}
+		buf = b
+		var req wire.TermRequest
+		if err := req.Decode(b); err != nil {
+			return err
+		}
+		term := n.raft.CurrentTerm()
+		resp := wire.TermResponse{Term: term, OK: term == req.Term}
+		if err := st.Send(resp.Append(nil)); err != nil {
+			return err
+		}
 	}
-	var req wire.TermRequest
-	if err := req.Decode(b); err != nil {
-		return err
+}
+
+// exchange sends one request on a stream that is kept, and opened if need be, and
+// reads the answer. It returns the stream to use next, nil after a failure.
+func (n *Node) exchange(ctx context.Context, st *rpc.Stream, id, method string, req []byte, decode func([]byte) error) (*rpc.Stream, error) {
+	if st == nil {
+		var err error
+		if st, err = n.client.Open(n.group.Context(), id, method); err != nil {
+			return nil, err
+		}
 	}
-	term := n.raft.CurrentTerm()
-	resp := wire.TermResponse{Term: term, OK: term == req.Term}
-	return st.Send(resp.Append(nil))
+	stop := context.AfterFunc(ctx, func() { _ = st.Close() })
+	defer stop()
+	err := st.Send(req)
+	if err == nil {
+		var b []byte
+		if b, err = st.Recv(); err == nil {
+			err = decode(b)
+		}
+	}
+	if err == nil {
+		return st, nil
+	}
+	_ = st.Close()
+	var w *wire.Error
+	if !errors.As(err, &w) {
+		err = fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
+	}
+	return nil, err
 }
 
 // shared runs one question at a time for many who ask: whoever comes while one is out

@@ -169,7 +169,7 @@ func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader strin
 		}
 	}
 	if m.stale > 0 {
-		return "", n.checkStaleness(m.stale)
+		return "", n.checkStaleness(ctx, db, m.stale)
 	}
 	if m.level == None {
 		return "", n.awaitOwnWrites(ctx, db)
@@ -177,33 +177,36 @@ func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader strin
 	if m.level == Weak && n.leading.Load() != 0 {
 		return "", nil
 	}
+	asked := time.Now()
 	mark, err := n.leaderMark(ctx, db, m.level == Strong)
 	if err != nil {
 		return "", readError(err)
 	}
-	return n.reachMark(ctx, db, mark)
+	leader, err = n.reachMark(ctx, db, mark)
+	if err == nil && leader == "" {
+		n.proven.note(db, asked)
+	}
+	return leader, err
 }
 
-// reachMark waits a moment until this node has applied mark, or names the leader.
-func (n *Node) reachMark(ctx context.Context, db string, mark wire.Mark) (leader string, err error) {
-	if mark.Index == 0 {
-		return "", nil
-	}
+// reachMark waits a moment until this node stands where the leader stood, or names the
+// leader.
+func (n *Node) reachMark(ctx context.Context, db string, at position) (leader string, err error) {
 	watch := n.dbs.watch()
 	d := n.dbs.get(db)
-	if d != nil && d.Mark().Index >= mark.Index {
+	if at.reached(d) {
 		return "", nil
 	}
 	short, cancel := context.WithTimeout(ctx, localPatience)
 	defer cancel()
-	if d == nil {
+	if !at.same(d) {
 		select {
 		case <-watch:
 			d = n.dbs.get(db)
 		case <-short.Done():
 		}
 	}
-	if d != nil && d.WaitMark(short, mark.Index) == nil {
+	if at.reached(d) || at.same(d) && d.WaitMark(short, at.Index) == nil {
 		return "", nil
 	}
 	if err := ctx.Err(); err != nil {
@@ -214,6 +217,17 @@ func (n *Node) reachMark(ctx context.Context, db string, mark wire.Mark) (leader
 		return n.id.NodeID, nil // ask again
 	}
 	return id, nil
+}
+
+// same reports whether a database is the one that the leader spoke of.
+func (p position) same(d *engine.DB) bool { return d != nil && d.Incarnation() == p.incarnation }
+
+// reached reports whether a database, nil for none, holds what the leader's did.
+func (p position) reached(d *engine.DB) bool {
+	if d == nil {
+		return p == position{}
+	}
+	return p.same(d) && d.Mark().Index >= p.Index
 }
 
 // awaitOwnWrites waits until this node has applied what it acknowledged itself (H24).
@@ -264,21 +278,6 @@ func (n *Node) awaitIndex(ctx context.Context, db string, index uint64) error {
 			return ErrClosed
 		}
 	}
-}
-
-// checkStaleness proves that this node's state is at most d old: it leads, or it heard
-// from the leader within d and has applied all it was then known to lack.
-func (n *Node) checkStaleness(d time.Duration) error {
-	if n.leading.Load() != 0 {
-		return nil
-	}
-	if age := time.Since(n.raft.LastContact()); age > d || n.raft.LastContact().IsZero() {
-		return fmt.Errorf("%w: the last word from the leader is %v old, asked for was at most %v", ErrStale, age.Round(time.Millisecond), d)
-	}
-	if n.applied.Load() < n.raft.CommitIndex() && n.AppliedIndex() < n.raft.CommitIndex() {
-		return fmt.Errorf("%w: entries up to %d are committed and not yet applied here", ErrStale, n.raft.CommitIndex())
-	}
-	return nil
 }
 
 // readError makes the user's error of one that a read met.

@@ -69,13 +69,12 @@ func (n *Node) revive(old *engine.DB) error {
 	if err := n.redeliver(d); err != nil {
 		return err
 	}
-	if d.Incarnation() == 0 {
-		if err := d.Drain(n.group.Context()); err != nil {
-			return err
-		}
-		if err := n.dbs.reload(); err != nil {
-			return err
-		}
+	// The set of databases may have waited for this one.
+	if err := d.Drain(n.group.Context()); err != nil {
+		return err
+	}
+	if err := n.dbs.reload(); err != nil {
+		return err
 	}
 	n.log.Info("replica goes on", "db", d.Name(), "mark", d.Mark().String())
 	return d.Err()

@@ -189,6 +189,9 @@ func (n *Node) databaseForWrite(ctx context.Context, name string) (*engine.DB, e
 const maxDatabases = 1024
 
 func (n *Node) createDatabase(ctx context.Context, name string) error {
+	if isHidden(name) {
+		return n.hiddenExists(ctx, name)
+	}
 	name, err := checkName(name)
 	if err != nil {
 		return &wire.Error{Code: wire.ErrRefused, Msg: "a database of that name", Detail: err.Error()}
@@ -231,7 +234,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 func (n *Node) Databases() []string {
 	var names []string
 	for _, d := range n.dbs.all() {
-		if d.Incarnation() != 0 {
+		if d.Incarnation() != 0 && !isHidden(d.Name()) {
 			names = append(names, d.Name())
 		}
 	}

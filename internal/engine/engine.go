@@ -59,8 +59,11 @@ type Config struct {
 	// must not block. The entry is nil unless Watch is set.
 	Applied func(wire.Mark, *wire.Entry)
 	Watch   bool
-	Now     func() time.Time // wall clock, default time.Now
-	Logger  *slog.Logger
+	// Stop, when closed, ends the queries that run; they give ErrClosed. Close alone
+	// lets them go on, for a copy may take this database's place.
+	Stop   <-chan struct{}
+	Now    func() time.Time // wall clock, default time.Now
+	Logger *slog.Logger
 
 	BatchWindow   time.Duration // how long an epoch may stay open while more units arrive
 	BatchMaxUnits int
@@ -121,6 +124,7 @@ type DB struct {
 	wake     chan struct{} // one slot: something was queued
 	stopped  chan struct{} // closed when the owner has ended
 
+	name    atomic.Pointer[string]
 	leading atomic.Uint64 // term in which this node may open epochs, 0 none
 	urgent  atomic.Bool   // the owner should stop a running statement: the log or a stop waits
 	halted  atomic.Pointer[haltError]
@@ -169,6 +173,7 @@ type markWaiter struct {
 func Open(cfg Config) (*DB, error) {
 	d := &DB{cfg: cfg.withDefaults(), wake: make(chan struct{}, 1), logRoom: make(chan struct{}), stopped: make(chan struct{})}
 	d.rand = newRand()
+	d.Rename(cfg.Name)
 	if err := d.openWriter(); err != nil {
 		return nil, fmt.Errorf("database %q: %w", cfg.Name, err)
 	}
@@ -184,8 +189,11 @@ func Open(cfg Config) (*DB, error) {
 }
 
 // Name and Incarnation identify the database in the cluster.
-func (d *DB) Name() string        { return d.cfg.Name }
+func (d *DB) Name() string        { return *d.name.Load() }
 func (d *DB) Incarnation() uint64 { return d.cfg.Incarnation }
+
+// Rename gives the database another name. Its file states none, so nothing else changes.
+func (d *DB) Rename(name string) { d.name.Store(&name) }
 
 // Mark is the term and index of the last entry applied and committed here.
 func (d *DB) Mark() wire.Mark { return *d.mark.Load() }

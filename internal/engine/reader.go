@@ -41,9 +41,9 @@ type Reader struct {
 // Empty is a database without a file: what is read before the first write.
 type Empty struct{ pool *readerPool }
 
-// NewEmpty returns a database that holds nothing. Close it.
-func NewEmpty() *Empty {
-	return &Empty{newReaderPool(Config{}.withDefaults())}
+// NewEmpty returns a database that holds nothing. Close it. stop is Config.Stop.
+func NewEmpty(stop <-chan struct{}) *Empty {
+	return &Empty{newReaderPool(Config{Stop: stop}.withDefaults())}
 }
 
 // Reader takes a connection; Release it.
@@ -185,11 +185,10 @@ func (p *readerPool) gate(limit time.Duration) (open func()) {
 func (r *Reader) Use(ctx context.Context) { r.ctx, r.done = ctx, ctx.Done() }
 
 func (r *Reader) canceled() bool {
-	if r.done == nil {
-		return false
-	}
 	select {
 	case <-r.done:
+		return true
+	case <-r.pool.cfg.Stop:
 		return true
 	default:
 		return false
@@ -281,12 +280,15 @@ func (r *Reader) drop(p *prepared) {
 	r.x.release(p)
 }
 
-// wrap makes an interrupt the context's error.
+// wrap makes an interrupt the error of the context, or of the node that closes.
 func (r *Reader) wrap(err error) error {
-	if err != nil && r.ctx != nil && r.ctx.Err() != nil && isCode(err, sqlite.Interrupt) {
+	switch {
+	case err == nil || !isCode(err, sqlite.Interrupt):
+		return err
+	case r.ctx != nil && r.ctx.Err() != nil:
 		return r.ctx.Err()
 	}
-	return err
+	return ErrClosed
 }
 
 // Cursor walks the rows of a query.

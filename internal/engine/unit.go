@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -110,19 +111,23 @@ func (d *DB) Exec(ctx context.Context, req wire.Unit) (wire.UnitResult, error) {
 		return u.Result, u.Err
 	case <-ctx.Done():
 	}
+	canceled := fmt.Errorf("%w (%w)", context.Cause(ctx), ErrCanceled)
 	if u.Cancel() {
-		return wire.UnitResult{}, errors.Join(context.Cause(ctx), ErrCanceled)
+		return wire.UnitResult{}, canceled
 	}
 	// An interrupted statement answers at once; a proposed one may take as long
 	// as consensus does, and the caller does not wait for it.
 	select {
 	case <-done:
+		if errors.Is(u.Err, ErrCanceled) {
+			return wire.UnitResult{}, canceled
+		}
 		return u.Result, u.Err
-	case <-time.After(cancelGrace):
+	case <-time.After(CancelGrace):
 		return wire.UnitResult{}, errors.Join(context.Cause(ctx), ErrUnknown)
 	}
 }
 
-// cancelGrace is how long a canceled caller waits to learn that its statement
+// CancelGrace is how long a canceled caller waits to learn that its statement
 // was stopped rather than proposed.
-const cancelGrace = 20 * time.Millisecond
+const CancelGrace = 20 * time.Millisecond
