@@ -75,6 +75,7 @@ type Node struct {
 	handlers   handlerSet
 	hooks      *hookQueue
 	nudges     chan nudge
+	count      nodeCounters
 
 	halted    atomic.Pointer[error]
 	closeOnce sync.Once
@@ -230,7 +231,7 @@ func (n *Node) startRaft() error {
 		return err
 	}
 	err := n.store.Contain(func() (err error) {
-		n.raft, err = raft.NewRaft(conf, &fsm{n}, n.store.Log(), n.store.Stable(), n.snaps, n.raftNet)
+		n.raft, err = raft.NewRaft(conf, &fsm{n}, boundaryLog{n.store.Log(), n.snaps}, n.store.Stable(), n.snaps, n.raftNet)
 		return err
 	})
 	if err != nil {

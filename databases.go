@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
@@ -45,9 +46,10 @@ type member struct {
 type databases struct {
 	cfg    func(name string, incarnation uint64, path string) engine.Config
 	log    func(msg string, args ...any)
-	change sync.Mutex // held while the set changes, and while copies are pinned
+	change sync.Mutex // held while the set changes; never while an epoch is waited for
 	// replaced is told when a database has taken the name of another.
 	replaced func(name string, index uint64)
+	sends    atomic.Uint64 // copies of all databases that were pinned
 
 	mu      sync.RWMutex // guards what follows
 	dir     string
@@ -60,6 +62,7 @@ type databases struct {
 	term    uint64        // term in which this node leads, 0 none
 	changed chan struct{} // closed and replaced at every change
 	closed  bool
+	loaded  uint64 // entry of the system database up to which the set follows it
 }
 
 // fileName does not hold the database's name: Load renames a database, whose file then
@@ -168,6 +171,13 @@ func (s *databases) route(incarnation uint64) (db *engine.DB, known bool) {
 	return s.byInc[incarnation], incarnation <= s.highest
 }
 
+// follows reports whether the set is what the system database says at an index.
+func (s *databases) follows(index uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.loaded >= index
+}
+
 // watch returns a channel that is closed at the next change.
 func (s *databases) watch() <-chan struct{} {
 	s.mu.RLock()
@@ -181,7 +191,9 @@ func (s *databases) watch() <-chan struct{} {
 func (s *databases) reload() error {
 	s.change.Lock()
 	defer s.change.Unlock()
-	cat, err := readCatalogue(s.system())
+	sys := s.system()
+	at := sys.Mark().Index
+	cat, err := readCatalogue(sys)
 	if err != nil {
 		return fmt.Errorf("colmena: system database: %w", err)
 	}
@@ -208,7 +220,7 @@ func (s *databases) reload() error {
 		}
 	}
 	err = s.rename(cat, renamed, opened)
-	s.publish(cat, opened)
+	s.publish(cat, opened, at)
 	for inc, d := range have {
 		if opened[inc] == nil {
 			s.remove(d)
@@ -244,9 +256,10 @@ func (s *databases) openOne(name string, inc uint64) (*engine.DB, error) {
 	return engine.Open(s.cfg(name, inc, path))
 }
 
-func (s *databases) publish(cat catalogue, opened map[uint64]*engine.DB) {
+func (s *databases) publish(cat catalogue, opened map[uint64]*engine.DB, at uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.loaded = at
 	s.byInc, s.highest, s.members, s.cluster = opened, cat.highest, cat.members, cat.cluster
 	s.byName = make(map[string]*engine.DB, len(opened))
 	for _, d := range opened {
@@ -316,16 +329,33 @@ func describe(d *engine.DB, mark wire.Mark) snapshot.Database {
 }
 
 // Pin implements snapshot.Copier: every database frozen for copying, each at its own
-// mark. No database is dropped meanwhile; one created later comes from the log.
+// mark; one created later comes from the log. A pin waits for an epoch that is out, and
+// so for the log's goroutine: the set must stay free to change meanwhile. When a database
+// was dropped before it could be pinned, all begin anew, because the system database is
+// pinned first and may still name it.
 func (s *databases) Pin(ctx context.Context) (snapshot.Pinned, error) {
-	s.change.Lock()
-	defer s.change.Unlock()
-	p := &pinnedSet{}
+	for {
+		p := &pinnedSet{}
+		dropped, err := s.pinAll(ctx, p)
+		if err == nil {
+			s.sends.Add(1)
+			return p, nil
+		}
+		p.Release()
+		if !dropped {
+			return nil, err
+		}
+	}
+}
+
+// pinAll adds a pin of every database to p. dropped says that it failed because one of
+// them is not in the set any more.
+func (s *databases) pinAll(ctx context.Context, p *pinnedSet) (dropped bool, err error) {
 	for _, d := range s.all() {
 		pin, err := d.Pin(ctx)
 		if err != nil {
-			p.Release()
-			return nil, err
+			now, _ := s.route(d.Incarnation())
+			return errors.Is(err, engine.ErrClosed) && now != d, err
 		}
 		p.pins = append(p.pins, pin)
 		main, wal := pin.Sizes()
@@ -334,7 +364,7 @@ func (s *databases) Pin(ctx context.Context) (snapshot.Pinned, error) {
 			Parts:    []snapshot.Part{{Suffix: "", Size: main, Copy: pin.CopyMain}, {Suffix: "-wal", Size: wal, Copy: pin.CopyWAL}},
 		})
 	}
-	return p, nil
+	return false, nil
 }
 
 type pinnedSet struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-msgpack/v2/codec"
 
@@ -194,8 +195,8 @@ func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, e
 		case errors.As(err, &w) && w.Code == wire.ErrNotLeader, errors.Is(err, rpc.ErrNotDelivered):
 		case errors.As(err, &w) && (w.Code == wire.ErrApp || w.Code == wire.ErrPanic):
 			return nil, &HandlerError{Name: name, Msg: w.Msg, Panic: w.Code == wire.ErrPanic}
-		case errors.Is(err, rpc.ErrInterrupted):
-			return nil, outcomeUnknown(errors.Join(err, ctx.Err()), "forward %q: %v", name, err)
+		case errors.Is(err, rpc.ErrInterrupted), errors.As(err, &w) && w.Code == wire.ErrOutcomeUnknown:
+			return nil, outcomeUnknown(errors.Join(err, ended(ctx)), "forward %q: %v", name, err)
 		default:
 			return nil, userError(err)
 		}
@@ -221,10 +222,6 @@ func (n *Node) forwardHere(ctx context.Context, name string, body []byte) ([]byt
 	}
 	select {
 	case o := <-done:
-		var w *wire.Error
-		if errors.As(o.err, &w) && w.Code == wire.ErrApp && ctx.Err() != nil {
-			return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, ctx.Err()) // as from another node
-		}
 		return o.out, o.err
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, ctx.Err())
@@ -279,8 +276,23 @@ func (n *Node) runHandler(ctx context.Context, name string, body []byte) (out []
 		}
 	}()
 	out, err = f(ctx, body)
-	if err != nil {
-		return nil, &wire.Error{Code: wire.ErrApp, Msg: err.Error()}
+	switch {
+	case err == nil:
+		return out, nil
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil, &wire.Error{Code: wire.ErrOutcomeUnknown, Msg: "the handler was stopped by its context: " + err.Error()}
 	}
-	return out, nil
+	return nil, &wire.Error{Code: wire.ErrApp, Msg: err.Error()}
+}
+
+// ended is why a context has ended. A deadline that travelled may be noticed on the
+// other node a moment before it is here.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if by, ok := ctx.Deadline(); ok && time.Until(by) < localPatience {
+		return context.DeadlineExceeded
+	}
+	return nil
 }

@@ -27,7 +27,7 @@ func isolate(c *testcluster.Cluster, i int) {
 	}
 }
 
-func TestExactlyOnceWhileLeadershipMoves(t *testing.T) {
+func TestH15ExactlyOnceWhileLeadershipMoves(t *testing.T) {
 	c := testcluster.New(t, 3)
 	l := startLoad(t, c, 8)
 	for i := range size(20) {
@@ -40,7 +40,7 @@ func TestExactlyOnceWhileLeadershipMoves(t *testing.T) {
 	l.stop()
 }
 
-func TestExactlyOnceWhileNodesStopAndStart(t *testing.T) {
+func TestH15ExactlyOnceWhileNodesStopAndStart(t *testing.T) {
 	c := testcluster.New(t, 3)
 	l := startLoad(t, c, 8)
 	for range size(10) {
@@ -54,7 +54,7 @@ func TestExactlyOnceWhileNodesStopAndStart(t *testing.T) {
 	l.stop()
 }
 
-func TestExactlyOnceWhileTheLeaderIsCutOff(t *testing.T) {
+func TestH15ExactlyOnceWhileTheLeaderIsCutOff(t *testing.T) {
 	c := testcluster.New(t, 3)
 	l := startLoad(t, c, 8)
 	var worst time.Duration
@@ -141,7 +141,7 @@ func registerTest(t *testing.T, c *testcluster.Cluster, disturb func()) {
 	}
 }
 
-// until waits until a counter has grown.
+// grows waits until a counter has grown.
 func grows(c *testcluster.Cluster, what string, value func() uint64, by uint64) {
 	want := value() + by
 	c.Until(what, func() bool { return value() >= want })

@@ -92,13 +92,10 @@ func newHookQueue(n *Node) *hookQueue {
 
 // applied is called after each commit by the database's goroutine.
 func (q *hookQueue) applied(db string, mark wire.Mark, e *wire.Entry) {
-	if db == systemName {
-		return
-	}
 	if q.n.leading.Load() != 0 {
 		q.n.nudge(mark)
 	}
-	if e == nil || isHidden(db) {
+	if e == nil || db == systemName || isHidden(db) {
 		return
 	}
 	ev := ApplyEvent{Index: mark.Index, Term: mark.Term, Time: time.UnixMilli(e.Time), DB: db}

@@ -206,7 +206,11 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 func (n *Node) catchUp(ctx context.Context) error {
 	// The system database comes first: it says which others there are.
-	if err := n.catchUpWith(ctx, n.dbs.system()); err != nil {
+	sys := n.dbs.system()
+	if err := n.catchUpWith(ctx, sys); err != nil {
+		return err
+	}
+	if err := n.settled(ctx, sys.Mark().Index); err != nil {
 		return err
 	}
 	for _, d := range n.dbs.all() {
@@ -223,7 +227,7 @@ func (n *Node) catchUpWith(ctx context.Context, d *engine.DB) error {
 	if err == nil {
 		err = d.WaitMark(ctx, m.Index)
 	}
-	if err == nil {
+	if err == nil && m.reached(d) {
 		n.proven.note(name, asked)
 	}
 	return err

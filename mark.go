@@ -53,6 +53,9 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 	if term == 0 {
 		return position{}, ErrNoLeader
 	}
+	if err := n.settled(ctx, n.dbs.system().Mark().Index); err != nil {
+		return position{}, err
+	}
 	var m position
 	if d := n.dbs.get(db); d != nil {
 		m = position{d.Mark(), d.Incarnation()}
@@ -66,6 +69,28 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 		return position{}, ErrNoLeader
 	}
 	return m, nil
+}
+
+// settled waits until the set of databases follows the entry at index of the system
+// database: a drop is acknowledged a moment before the database is gone here.
+func (n *Node) settled(ctx context.Context, index uint64) error {
+	for {
+		watch := n.dbs.watch()
+		if n.dbs.follows(index) {
+			return nil
+		}
+		if err := n.haltedErr(); err != nil {
+			return err
+		}
+		select {
+		case <-watch:
+		case <-time.After(localPatience):
+		case <-n.done:
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 type markKey struct {

@@ -25,6 +25,7 @@ const (
 // read runs a statement string that only reads, at the mode's level, here or on the
 // leader.
 func (n *Node) read(ctx context.Context, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
+	n.count.read(m.level)
 	leader, err := n.freshen(ctx, db, m)
 	if err != nil {
 		return nil, err
@@ -175,7 +176,7 @@ func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader strin
 		return "", n.awaitOwnWrites(ctx, db)
 	}
 	if m.level == Weak && n.leading.Load() != 0 {
-		return "", nil
+		return "", n.settled(ctx, n.dbs.system().Mark().Index)
 	}
 	asked := time.Now()
 	mark, err := n.leaderMark(ctx, db, m.level == Strong)

@@ -128,7 +128,7 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func TestEveryAddressChanges(t *testing.T) {
+func TestH25EveryAddressChanges(t *testing.T) {
 	for _, all := range []bool{false, true} {
 		t.Run(fmt.Sprintf("JoinListsAll=%t", all), func(t *testing.T) {
 			c := testcluster.New(t, 3)

@@ -30,6 +30,7 @@ type ExecResult struct {
 // the unit happen exactly once: it carries a request ID, and is sent again, to the next
 // leader if need be, until its result is known or ctx ends.
 func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResult, error) {
+	n.count.writes.Add(1)
 	for {
 		id, lowest, err := n.requests.begin(ctx)
 		if err != nil {
@@ -80,6 +81,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		if local {
 			res, maybe, err = n.writeHere(ctx, db, u)
 		} else {
+			n.count.forwarded.Add(1)
 			res, maybe, err = n.senders.send(ctx, leader, db, u)
 			if err == nil && res.Err != nil {
 				err = res.Err
@@ -226,8 +228,15 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 	}
 	args := wire.NewArgs(1)
 	args.Add(wire.Text(name))
-	_, err = n.write(ctx, systemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
-	return err
+	res, err := n.write(ctx, systemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
+	if err != nil {
+		return err
+	}
+	// Done is done; that this node's own reads at level None see it is worth a wait.
+	short, cancel := context.WithTimeout(ctx, ownWritesPatience)
+	defer cancel()
+	_ = n.settled(short, res.Mark.Index)
+	return nil
 }
 
 // Databases lists the databases this node knows of.

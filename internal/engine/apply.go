@@ -70,7 +70,7 @@ func (d *DB) consume(items []logItem) {
 		case itemProposal:
 			d.proposalFailed(it.epoch, it.err)
 		case itemDrain:
-			close(it.drained)
+			it.drained <- nil
 		}
 	}
 	d.commitReplay(&tx)
@@ -78,22 +78,21 @@ func (d *DB) consume(items []logItem) {
 
 func (d *DB) discard(items []logItem) {
 	for _, it := range items {
-		if it.drained != nil {
-			close(it.drained)
-		}
+		it.dropped()
 	}
 	if e := d.epoch; e != nil {
 		d.abandon(e)
-		e.answer(ErrUnknown)
+		d.answer(e, ErrUnknown)
 	}
 }
 
 // stepDown undoes an epoch that was not proposed. One that was is decided by its
 // entry or by the end of its proposal.
 func (d *DB) stepDown() {
+	d.leading.Store(0)
 	if e := d.epoch; e != nil && !e.proposed {
 		d.abandon(e)
-		e.answer(ErrNotLeading)
+		d.answer(e, ErrNotLeading)
 	}
 }
 
@@ -154,7 +153,7 @@ func (d *DB) stop(tx *replayTx, err error) {
 	if e := d.epoch; e != nil {
 		d.epoch = nil
 		d.proposed.Store(0)
-		e.answer(ErrUnknown)
+		d.answer(e, ErrUnknown)
 	}
 }
 
@@ -164,7 +163,7 @@ func (d *DB) replayEntry(tx *replayTx, it *logItem) {
 		d.abandon(e)
 		// The entry advances the mark past what the epoch stands on, so the epoch can
 		// never be applied, proposed or not: its units may run again.
-		e.answer(ErrNotLeading)
+		d.answer(e, ErrNotLeading)
 	}
 	if err := wire.DecodeEntry(it.data, &d.entry); err != nil {
 		d.stop(tx, fmt.Errorf("entry %v cannot be read: %w", it.mark, err))
@@ -214,6 +213,7 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 		if err := d.runInternal(d.save); err != nil {
 			return err
 		}
+		d.x.schema, d.x.deferred = false, false
 		rows, err := d.replay(u)
 		if err != nil {
 			return err
@@ -221,7 +221,9 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 		if err := d.runInternal(d.release); err != nil {
 			return err
 		}
-		d.time = max(d.time, u.Time)
+		if err := d.settle(); err != nil {
+			return err
+		}
 		if u.ID.Origin != 0 {
 			stored = append(stored, storedResult(u, rows))
 		}
@@ -297,6 +299,7 @@ func (d *DB) commitReplay(tx *replayTx) {
 	}
 	durable.CrashPoint("apply.after-commit")
 	tx.open, tx.drop = false, 0
+	d.touched = false
 	d.publish(tx.mark)
 	for _, r := range tx.done {
 		d.cfg.Applied(r.mark, r.entry)
@@ -325,6 +328,7 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 		}
 	}
 	durable.CrashPoint("commit.before")
+	d.time = max(d.time, e.time)
 	var drop uint64
 	err := d.writeEpoch(mark, stored, &drop)
 	if err == nil {
@@ -336,10 +340,13 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 	durable.CrashPoint("commit.after")
 	d.epoch = nil
 	d.proposed.Store(0)
+	d.touched = false
 	if err != nil {
 		_ = d.rollbackOpen()
 		d.halt(fmt.Errorf("entry %v could not be committed: %w", mark, err))
 	} else {
+		d.count.epochs.Add(1)
+		d.count.units.Add(uint64(e.good))
 		d.publish(mark)
 		switch {
 		case d.cfg.Watch:
@@ -347,14 +354,16 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 		case d.cfg.Applied != nil:
 			d.cfg.Applied(mark, nil)
 		}
+	}
+	d.answer(e, nil)
+	if err == nil {
 		d.check.note()
 	}
-	e.answer(nil)
 }
 
 // asEntry gives watchers the epoch in the form a follower would decode.
 func (e *epoch) asEntry(d *DB) *wire.Entry {
-	en := &wire.Entry{EntryHeader: wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Time: d.time, ForeignKeys: e.fk}}
+	en := &wire.Entry{EntryHeader: wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Time: e.time, ForeignKeys: e.fk}}
 	for _, u := range e.units {
 		if !u.failed {
 			en.Units = append(en.Units, u.entry)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/durable"
@@ -15,25 +16,35 @@ import (
 )
 
 // checkpointer moves pages from the write-ahead log into the database file, beside
-// the writer. SQLite reuses the log only when all of it was moved and no reader needs
-// it, which back-to-back epochs never let happen by themselves (H20): so the bulk is
-// moved in the background, and the owner moves the rest in a gap between two epochs.
+// the writer. SQLite starts the log over only when all of it was moved and no reader
+// needs it, which back-to-back epochs never let happen by themselves (H20): so the bulk
+// is moved in the background, and the owner moves the rest in a gap between two epochs.
 type checkpointer struct {
-	d      *DB
-	mu     sync.Mutex // guards conn, and keeps checkpoints and pins apart
-	conn   *sqlite.Conn
-	wake   chan struct{}
-	done   chan struct{}
-	finish chan struct{} // one slot: the owner should move the rest
-	// commits counts since the log's size was last looked at; the owner's.
-	commits int
+	d *DB
+	// slot holds a token while conn is free. Checkpoints, syncs and the making of pins
+	// keep one another out; all who wait for it can be called off.
+	slot chan struct{}
+	conn *sqlite.Conn
+	wake chan struct{} // one slot
+	stop chan struct{}
+	done chan struct{}
+	// finish has one slot: the owner should move the rest.
+	finish chan struct{}
+
+	// The owner's.
+	commits int       // since the log's size was last looked at
+	gated   time.Time // when readers were last kept out
 }
 
-// sizeEvery is how many commits pass between two looks at the log's size.
-const sizeEvery = 16
-
-// gateFactor times WALBytes is where new readers wait for the log to be reset.
-const gateFactor = 4
+const (
+	// sizeEvery is how many commits pass between two looks at the log's size.
+	sizeEvery = 16
+	// gateFactor times WALBytes is where new readers wait for the log to start over,
+	// at most once in gatePause and for readerGate.
+	gateFactor = 4
+	gatePause  = time.Second
+	readerGate = 20 * time.Millisecond
+)
 
 func newCheckpointer(d *DB) (*checkpointer, error) {
 	conn, err := sqlite.Open(d.cfg.Path, sqlite.Options{BusyTimeout: time.Second})
@@ -43,21 +54,48 @@ func newCheckpointer(d *DB) (*checkpointer, error) {
 	if err := conn.Exec("PRAGMA wal_autocheckpoint=0; SELECT term FROM sqlite_colmena WHERE id=0"); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	c := &checkpointer{d: d, conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{}), finish: make(chan struct{}, 1)}
+	c := &checkpointer{d: d, conn: conn, slot: make(chan struct{}, 1), wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), finish: make(chan struct{}, 1)}
+	c.slot <- struct{}{}
 	go c.run()
 	return c, nil
 }
 
+// lock waits for the connection.
+func (c *checkpointer) lock(ctx context.Context) error {
+	select {
+	case <-c.stop:
+		return ErrClosed
+	default:
+	}
+	select {
+	case <-c.slot:
+		return nil
+	case <-c.stop:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *checkpointer) unlock() { c.slot <- struct{}{} }
+
 func (c *checkpointer) run() {
 	defer close(c.done)
-	for range c.wake {
-		c.mu.Lock()
+	for {
+		select {
+		case <-c.stop:
+			return
+		case <-c.wake:
+		}
+		if c.lock(context.Background()) != nil {
+			return
+		}
 		_, _, err := c.conn.Checkpoint(sqlite.Passive)
-		c.mu.Unlock()
-		if err != nil {
-			c.d.cfg.Logger.Warn("checkpoint", "db", c.d.cfg.Name, "err", err)
+		c.unlock()
+		if c.failed("checkpoint", err) {
 			continue
 		}
+		c.d.count.checkpoints.Add(1)
 		durable.CrashPoint("checkpoint.after-passive")
 		select {
 		case c.finish <- struct{}{}:
@@ -66,9 +104,24 @@ func (c *checkpointer) run() {
 	}
 }
 
+// failed reports an error. After an I/O error what was written may be lost without
+// another word from the disk, so the replica must not go on to say that it is durable.
+func (c *checkpointer) failed(what string, err error) bool {
+	switch {
+	case err == nil:
+		return false
+	case isCode(err, sqlite.IOErr) || isCode(err, sqlite.Corrupt):
+		c.d.halt(fmt.Errorf("%s: %w", what, err))
+	case !isCode(err, sqlite.Busy):
+		c.d.cfg.Logger.Warn(what, "db", c.d.cfg.Name, "err", err)
+	}
+	return true
+}
+
 func (c *checkpointer) close() error {
-	close(c.wake)
+	close(c.stop)
 	<-c.done
+	<-c.slot // whoever syncs or pins has ended
 	return c.conn.Close()
 }
 
@@ -91,6 +144,7 @@ func (c *checkpointer) note() {
 	}
 }
 
+// walSize is the log's length. SQLite cuts it to WALBytes when it starts the log over.
 func (c *checkpointer) walSize() int64 {
 	f := c.d.w.WALFile()
 	if f == nil {
@@ -106,20 +160,19 @@ func (c *checkpointer) walSize() int64 {
 // finishLog moves what was committed since the background checkpoint began, so that
 // the next epoch starts the log over. Beyond a size new readers wait for that.
 func (c *checkpointer) finishLog() {
-	if !c.mu.TryLock() {
-		return // a copy is being pinned
+	select {
+	case <-c.slot:
+	default:
+		return // a copy is being pinned, or a sync runs
 	}
-	defer c.mu.Unlock()
-	if c.walSize() > gateFactor*c.d.cfg.WALBytes {
+	defer c.unlock()
+	if c.walSize() > gateFactor*c.d.cfg.WALBytes && time.Since(c.gated) > gatePause {
+		c.gated = time.Now()
 		defer c.d.readers.gate(readerGate)()
 	}
-	if _, _, err := c.d.w.Checkpoint(sqlite.Passive); err != nil {
-		c.d.cfg.Logger.Warn("checkpoint", "db", c.d.cfg.Name, "err", err)
-	}
+	_, _, err := c.d.w.Checkpoint(sqlite.Passive)
+	c.failed("checkpoint", err)
 }
-
-// readerGate is how long the gate waits for readers that are under way.
-const readerGate = 20 * time.Millisecond
 
 // Sync makes the database file durable up to at least its present mark, without
 // moving a page: it syncs the write-ahead log (H18).
@@ -127,12 +180,17 @@ func (d *DB) Sync() error {
 	if err := d.Err(); err != nil {
 		return err
 	}
-	d.check.mu.Lock()
-	defer d.check.mu.Unlock()
-	if err := d.check.conn.SyncWAL(); err != nil {
+	c := d.check
+	if err := c.lock(context.Background()); err != nil {
 		return err
 	}
-	return d.check.conn.SyncFile()
+	defer c.unlock()
+	err := c.conn.SyncWAL()
+	if err == nil {
+		err = c.conn.SyncFile()
+	}
+	c.failed("sync", err)
+	return err
 }
 
 // Pin is a frozen view of the files for copying: the main file and the log up to
@@ -150,24 +208,38 @@ type Pin struct {
 // while the pin is held, is a consistent state at Mark or later, page for page: no
 // checkpoint passes the pinned reader, and no log it reads from is started over.
 func (d *DB) Pin(ctx context.Context) (*Pin, error) {
+	if err := d.check.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer d.check.unlock()
 	var p *Pin
 	var err error
-	if doErr := d.Do(ctx, func() {
-		if ctx.Err() == nil {
+	var claimed atomic.Bool // by the owner, to pin; or by the caller, to give up
+	done := make(chan struct{})
+	doErr := d.Do(ctx, func() {
+		if claimed.CompareAndSwap(false, true) {
 			p, err = d.pin()
+			close(done)
 		}
-	}); doErr != nil {
+	})
+	if doErr == nil {
+		return p, err
+	}
+	if claimed.CompareAndSwap(false, true) {
 		return nil, doErr
 	}
-	return p, err
+	<-done
+	if p != nil {
+		p.Release()
+	}
+	return nil, errors.Join(doErr, err)
 }
 
+// pin runs on the owner, which holds no transaction; the caller keeps checkpoints out.
 func (d *DB) pin() (_ *Pin, err error) {
 	if err := d.Err(); err != nil {
 		return nil, err
 	}
-	d.check.mu.Lock()
-	defer d.check.mu.Unlock()
 	// A reader of a log that was moved entirely would not hold on to it. So there is
 	// one frame that was not moved: the mark, written as it stands.
 	if err := d.touch(); err != nil {

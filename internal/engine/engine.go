@@ -30,14 +30,15 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultBatchWindow   = time.Millisecond
-	DefaultBatchMaxUnits = 4096
-	DefaultMaxEntryBytes = 8 << 20
-	DefaultMaxResult     = 8 << 20
-	DefaultMaxQueued     = 65536
-	DefaultMaxLogQueue   = 64 << 20
-	DefaultMaxUnitTime   = 30 * time.Second
-	DefaultWALBytes      = 16 << 20
+	DefaultBatchWindow    = time.Millisecond
+	DefaultBatchMaxUnits  = 4096
+	DefaultMaxEntryBytes  = 8 << 20
+	DefaultMaxResult      = 8 << 20
+	DefaultMaxQueued      = 65536
+	DefaultMaxQueuedBytes = 64 << 20
+	DefaultMaxLogQueue    = 64 << 20
+	DefaultMaxUnitTime    = 30 * time.Second
+	DefaultWALBytes       = 16 << 20
 )
 
 // Config is what a database needs from the node.
@@ -52,6 +53,9 @@ type Config struct {
 	// whether after err the entry can still be committed. It must not block.
 	Propose      func(data []byte, done func(error))
 	ProposalLost func(err error) bool
+	// Confirm, if not nil, has the term confirmed by a majority and reports, once. It
+	// must not block.
+	Confirm func(term uint64, done func(ok bool))
 	// Halt is called once, from the owner's goroutine, when this replica must not go
 	// on: it would skip an entry or has parted from the others.
 	Halt func(error)
@@ -65,17 +69,18 @@ type Config struct {
 	Now    func() time.Time // wall clock, default time.Now
 	Logger *slog.Logger
 
-	BatchWindow   time.Duration // how long an epoch may stay open while more units arrive
-	BatchMaxUnits int
-	MaxEntryBytes int
-	MaxResult     int           // bytes of RETURNING rows held for one unit
-	MaxUnitTime   time.Duration // how long one unit may run
-	MaxQueued     int           // units waiting
-	MaxLogQueue   int           // bytes of entries delivered and not applied
-	ReadConns     int           // idle reader connections kept
-	MaxReaders    int           // reader connections at once
-	WALBytes      int64         // the write-ahead log is checkpointed beyond this
-	CacheBytes    int           // page cache of each connection
+	BatchWindow    time.Duration // how long an epoch may stay open while more units arrive
+	BatchMaxUnits  int
+	MaxEntryBytes  int
+	MaxResult      int           // bytes of RETURNING rows held for one unit
+	MaxUnitTime    time.Duration // how long one unit may run
+	MaxQueued      int           // units waiting
+	MaxQueuedBytes int           // and their bytes
+	MaxLogQueue    int           // bytes of entries delivered and not applied
+	ReadConns      int           // idle reader connections kept
+	MaxReaders     int           // reader connections at once
+	WALBytes       int64         // the write-ahead log is checkpointed beyond this
+	CacheBytes     int           // page cache of each connection
 }
 
 func (c Config) withDefaults() Config {
@@ -103,6 +108,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxEntryBytes, DefaultMaxEntryBytes)
 	def(&c.MaxResult, DefaultMaxResult)
 	def(&c.MaxQueued, DefaultMaxQueued)
+	def(&c.MaxQueuedBytes, DefaultMaxQueuedBytes)
 	def(&c.MaxLogQueue, DefaultMaxLogQueue)
 	def(&c.ReadConns, max(2, runtime.GOMAXPROCS(0)))
 	def(&c.MaxReaders, 256)
@@ -116,6 +122,7 @@ type DB struct {
 
 	mu       sync.Mutex // guards the queues
 	units    []*Unit
+	queued   int // bytes of units
 	log      []logItem
 	logBytes int
 	control  []func()
@@ -125,6 +132,7 @@ type DB struct {
 	stopped  chan struct{} // closed when the owner has ended
 
 	name    atomic.Pointer[string]
+	count   counters
 	leading atomic.Uint64 // term in which this node may open epochs, 0 none
 	urgent  atomic.Bool   // the owner should stop a running statement: the log or a stop waits
 	halted  atomic.Pointer[haltError]
@@ -154,6 +162,9 @@ type DB struct {
 	delEpoch *sqlite.Stmt
 	memory   *requestMemory
 	time     int64 // newest replicated time, unix milliseconds
+	clock    int64 // newest time given to a unit, decided or not
+	virtual  bool  // there are virtual tables
+	touched  bool  // the open transaction changed the schema or the planner's statistics
 	fk       bool  // foreign_keys as set on the connection
 	epoch    *epoch
 	epochs   uint64
@@ -208,8 +219,9 @@ func (d *DB) Err() error {
 
 // Submit queues a unit. Its Done tells the outcome, possibly before Submit returns.
 func (d *DB) Submit(units ...*Unit) {
-	now := time.Now()
+	now, size := time.Now(), 0
 	for _, u := range units {
+		size += u.Req.Size()
 		limit := d.cfg.MaxUnitTime
 		if t := time.Duration(u.Req.Timeout) * time.Millisecond; t > 0 && (limit < 0 || t < limit) {
 			limit = t
@@ -225,14 +237,15 @@ func (d *DB) Submit(units ...*Unit) {
 		err = ErrClosed
 	case len(d.units)+len(units) > d.cfg.MaxQueued:
 		err = &TooLargeError{What: "the queue of waiting writes", Size: len(d.units) + len(units), Most: d.cfg.MaxQueued}
+	case d.queued > 0 && d.queued+size > d.cfg.MaxQueuedBytes:
+		err = &TooLargeError{What: "the queue of waiting writes, in bytes,", Size: d.queued + size, Most: d.cfg.MaxQueuedBytes}
 	default:
 		d.units = append(d.units, units...)
+		d.queued += size
 	}
 	d.mu.Unlock()
 	if err != nil {
-		for _, u := range units {
-			u.fail(err)
-		}
+		d.failAll(units, err)
 		return
 	}
 	d.signal()
@@ -262,11 +275,14 @@ func (d *DB) Deliver(mark wire.Mark, data []byte) {
 
 // Drain waits until everything delivered so far is applied.
 func (d *DB) Drain(ctx context.Context) error {
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	d.enqueue(logItem{kind: itemDrain, drained: done})
 	select {
-	case <-done:
-		return d.Err()
+	case err := <-done:
+		if halted := d.Err(); halted != nil {
+			return halted
+		}
+		return err
 	case <-d.stopped:
 		return ErrClosed
 	case <-ctx.Done():
@@ -277,7 +293,7 @@ func (d *DB) Drain(ctx context.Context) error {
 // WaitMark waits until the entry at index, or a later one, is applied here.
 func (d *DB) WaitMark(ctx context.Context, index uint64) error {
 	if d.mark.Load().Index >= index {
-		return d.Err()
+		return nil
 	}
 	w := markWaiter{index, make(chan struct{})}
 	d.waitMu.Lock()
@@ -285,10 +301,17 @@ func (d *DB) WaitMark(ctx context.Context, index uint64) error {
 		d.waitMu.Unlock()
 		return nil
 	}
+	if err := d.Err(); err != nil { // halt wakes those who wait already
+		d.waitMu.Unlock()
+		return err
+	}
 	d.waiters = append(d.waiters, w)
 	d.waitMu.Unlock()
 	select {
 	case <-w.done:
+		if d.mark.Load().Index >= index {
+			return nil
+		}
 		return d.Err()
 	case <-d.stopped:
 		return ErrClosed

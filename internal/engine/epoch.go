@@ -23,7 +23,9 @@ type epoch struct {
 	good     int     // units that succeeded: the entry
 	bytes    int
 	byID     map[wire.RequestID]*Unit
+	time     int64 // of the newest unit that succeeded
 	proposed bool
+	rebuilt  bool // its transaction was lost and its units were repeated
 }
 
 // runningUnit is what the progress callback needs to know of the unit that runs.
@@ -55,7 +57,7 @@ const progressOps = 4000
 func (d *DB) runEpoch(units []*Unit) {
 	e, err := d.open(units[0].Req.ForeignKeys)
 	if err != nil {
-		failAll(units, d.openFailure(err))
+		d.failAll(units, d.openFailure(err))
 		return
 	}
 	for len(units) > 0 {
@@ -103,20 +105,24 @@ func (d *DB) openFailure(err error) error {
 func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 	for i, u := range units {
 		if d.urgent.Load() {
-			d.undoEpoch(e, nil)
-			return units[i:], true
+			d.undoEpoch(e, units[i:])
+			return nil, true
 		}
-		full := len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes
+		full := len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes || e.rebuilt || i > 0 && time.Since(e.began) >= d.cfg.BatchWindow
 		if full || u.Req.ForeignKeys != e.fk || u.alone && e.good > 0 {
 			return units[i:], true
 		}
 		if !d.admitUnit(e, u) {
 			continue
 		}
-		if d.runUnit(e, u) == cut {
+		switch d.runUnit(e, u) {
+		case undone:
+			d.undoEpoch(e, units[i:])
+			return nil, true
+		case cut:
 			return units[i:], true
 		}
-		if d.epoch != e || u.alone && !u.failed {
+		if u.alone && !u.failed {
 			return units[i+1:], true
 		}
 	}
@@ -126,28 +132,28 @@ func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 // admitUnit takes a unit up unless it is withdrawn, answered from memory, or the
 // same request is already in this epoch.
 func (d *DB) admitUnit(e *epoch, u *Unit) bool {
-	if !u.state.CompareAndSwap(unitQueued, unitTaken) && u.state.Load() != unitTaken {
+	if !u.take() {
 		return false
 	}
 	if u.canceled.Load() {
-		u.fail(ErrCanceled)
+		d.fail(u, ErrCanceled)
 		return false
 	}
 	if !u.deadline.IsZero() && time.Now().After(u.deadline) {
-		u.fail(ErrTimeout)
+		d.fail(u, ErrTimeout)
 		return false
 	}
 	if err := u.Req.Check(); err != nil {
-		u.fail(&TooLargeError{What: err.Error()})
+		d.fail(u, &TooLargeError{What: err.Error()})
 		return false
 	}
 	switch r, v := d.memory.look(u.Req.ID); v {
 	case requestDuplicate:
 		u.Result = wire.UnitResult{Mark: r.mark, Result: r.result, Duplicate: true}
-		u.finish()
+		d.finish(u)
 		return false
 	case requestExpired:
-		u.fail(ErrExpired)
+		d.fail(u, ErrExpired)
 		return false
 	}
 	if u.Req.ID.Origin != 0 {
@@ -164,30 +170,26 @@ type fate int
 
 const (
 	decided fate = iota // the unit is in the epoch, as a success or with its error
-	undone              // the epoch was undone and the unit is back in the queue
+	undone              // the epoch's transaction is lost: the epoch must be undone
 	cut                 // the unit must wait: the epoch closes without it
 )
 
 // runUnit runs one unit under a savepoint and adds it to the epoch, as a success or
 // as an error of its own. If that ended the epoch's transaction the epoch is rebuilt.
 func (d *DB) runUnit(e *epoch, u *Unit) fate {
-	d.time = max(d.time, d.cfg.Now().UnixMilli())
-	u.time, u.seed = d.time, d.rand.Uint64()
+	d.clock = max(d.clock, d.time, d.cfg.Now().UnixMilli())
+	u.time, u.seed = d.clock, d.rand.Uint64()
 	u.failed, u.Err = false, nil
 	why, err := d.attempt(e, u)
 	if err == nil {
 		e.units = append(e.units, u)
 		e.good++
+		e.time = u.time
 		e.bytes += u.Req.Size() + u.Result.Size()
 		return decided
 	}
 	intact := !d.w.Autocommit() && d.undoUnit() == nil
-	if why == errUrgent {
-		d.undoEpoch(e, u)
-		return undone
-	}
-	if !intact && !d.rebuild(e) {
-		d.requeue([]*Unit{u})
+	if why == errUrgent || !intact && !d.rebuild(e) {
 		return undone
 	}
 	if why == errCut {
@@ -210,6 +212,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 		return nil, err
 	}
 	d.running = &runningUnit{unit: u, epoch: e, started: time.Now()}
+	d.x.schema, d.x.deferred = false, false
 	err = d.runStatements(u)
 	why, d.running = d.running.why, nil
 	if err == nil {
@@ -227,7 +230,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 // runStatements runs the unit and records what a replica needs to do the same.
 func (d *DB) runStatements(u *Unit) error {
 	req := &u.Req
-	d.maxRowID, d.x.schema = false, false
+	d.maxRowID = false
 	d.w.SetNow(u.time)
 	d.w.SetSeed(u.seed)
 	d.w.SetPreState(req.Pre.LastInsertID, req.Pre.Changes)
@@ -278,12 +281,59 @@ func (d *DB) endUnit() error {
 		return &sqlite.Error{Code: sqlite.Constraint, Extended: sqlite.ConstraintForeignKey, Msg: "constraint failed: FOREIGN KEY constraint failed", Offset: -1}
 	}
 	if d.x.schema {
-		d.x.schema = false
 		if err := d.checkSchema(); err != nil {
 			return err
 		}
 	}
-	return d.runInternal(d.release)
+	if err := d.runInternal(d.release); err != nil {
+		return err
+	}
+	return d.settle()
+}
+
+// settle makes the connection's memory what the file says, after a unit that changed
+// the schema or the planner's statistics: plans must not depend on how long ago a
+// replica was started (H6). It also takes back what a unit set for itself.
+func (d *DB) settle() error {
+	if d.x.deferred {
+		if err := d.w.Exec("PRAGMA defer_foreign_keys=OFF"); err != nil {
+			return err
+		}
+	}
+	var err error
+	if d.x.schema {
+		d.touched = true
+		err = d.resetSchema()
+	}
+	d.x.schema, d.x.deferred = false, false
+	return err
+}
+
+// resetSchema has SQLite read schema and statistics again, and connect virtual tables
+// anew.
+func (d *DB) resetSchema() error {
+	d.x.policy.trusted = true
+	if err := d.w.Exec("PRAGMA writable_schema=RESET"); err != nil {
+		return err
+	}
+	return d.findVirtual()
+}
+
+// findVirtual notes whether there are virtual tables.
+func (d *DB) findVirtual() error {
+	d.virtual = false
+	_, rows, err := d.x.run("SELECT 1 FROM sqlite_schema WHERE sql LIKE 'CREATE VIRTUAL%' LIMIT 1", nil, runOptions{trusted: true, rows: 1 << 10})
+	if err == nil && rows != nil {
+		d.virtual = rows.N > 0
+	}
+	return err
+}
+
+// forgetUndone follows a rollback: what was undone may live on in the connection's
+// memory, as a schema, as statistics, or in a virtual table's own settings (H6).
+func (d *DB) forgetUndone(schema bool) error {
+	d.x.schema = d.x.schema || schema || d.virtual
+	return d.settle()
 }
 
 // checkSchema refuses what the authorizer is not asked about: a foreign key on the
@@ -305,7 +355,10 @@ func (d *DB) undoUnit() error {
 	if err := d.runInternal(d.undo); err != nil {
 		return err
 	}
-	return d.runInternal(d.release)
+	if err := d.runInternal(d.release); err != nil {
+		return err
+	}
+	return d.forgetUndone(false)
 }
 
 // progress is asked by SQLite every progressOps instructions of the writer.
@@ -335,21 +388,23 @@ func (d *DB) progress() bool {
 // deterministic, and nothing of this epoch may be proposed. It reports success;
 // otherwise the epoch was undone.
 func (d *DB) rebuild(e *epoch) bool {
+	e.rebuilt = true // once per epoch: the units that wait go into the next
 	err := d.rollbackOpen()
 	if err == nil {
 		err = d.runInternal(d.begin)
 	}
 	for i := 0; err == nil && i < len(e.units); i++ {
+		if d.urgent.Load() {
+			return false
+		}
 		if !e.units[i].failed {
 			err = d.repeat(e.units[i])
 		}
 	}
-	if err == nil {
-		return true
+	if err != nil {
+		d.cfg.Logger.Warn("epoch undone", "db", d.cfg.Name, "units", len(e.units), "err", err)
 	}
-	d.cfg.Logger.Warn("epoch undone", "db", d.cfg.Name, "units", len(e.units), "err", err)
-	d.undoEpoch(e, nil)
-	return false
+	return err == nil
 }
 
 // repeat runs a unit as it was recorded and compares the outcome.
@@ -357,6 +412,7 @@ func (d *DB) repeat(u *Unit) error {
 	if err := d.runInternal(d.save); err != nil {
 		return err
 	}
+	d.x.schema, d.x.deferred = false, false
 	rows, err := d.replay(&u.entry)
 	if err != nil {
 		return err
@@ -367,23 +423,20 @@ func (d *DB) repeat(u *Unit) error {
 	return d.endUnit()
 }
 
-// undoEpoch rolls an epoch back before it was proposed and puts its units, and the one
-// that was running, back in the queue.
-func (d *DB) undoEpoch(e *epoch, current *Unit) {
+// undoEpoch rolls an epoch back that cannot be applied and puts its units back in
+// front of the queue, and rest behind them.
+func (d *DB) undoEpoch(e *epoch, rest []*Unit) {
 	d.abandon(e)
-	units := e.units
-	if current != nil {
-		units = append(units, current)
-	}
-	again := units[:0]
-	for _, u := range units {
+	again := make([]*Unit, 0, len(e.units)+len(rest))
+	for _, u := range e.units {
 		if u.retries++; u.retries > maxRetries {
-			u.fail(fmt.Errorf("engine: gave up after running the unit %d times: %w", u.retries, ErrNotLeading))
+			u.Err = fmt.Errorf("engine: gave up after running the unit %d times: %w", u.retries, ErrNotLeading)
+			d.finish(u)
 			continue
 		}
 		again = append(again, u)
 	}
-	d.requeue(again)
+	d.requeue(append(again, rest...))
 }
 
 // abandon rolls the open epoch back. Its units are still the caller's to answer.
@@ -395,11 +448,16 @@ func (d *DB) abandon(e *epoch) {
 	}
 }
 
+// rollbackOpen ends the open transaction, if there is one, without a trace.
 func (d *DB) rollbackOpen() error {
-	if d.w.Autocommit() {
-		return nil
+	if !d.w.Autocommit() {
+		if err := d.runInternal(d.rollback); err != nil {
+			return err
+		}
 	}
-	return d.runInternal(d.rollback)
+	err := d.forgetUndone(d.touched)
+	d.touched = false
+	return err
 }
 
 // propose hands the epoch to the log. An epoch in which nothing succeeded is
@@ -407,12 +465,12 @@ func (d *DB) rollbackOpen() error {
 func (d *DB) propose(e *epoch) {
 	if e.good == 0 {
 		d.abandon(e)
-		e.answer(nil)
+		d.answerConfirmed(e)
 		return
 	}
 	durable.CrashPoint("propose.before")
 	var enc wire.EntryEncoder
-	enc.Begin(wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Engine: sqlite.Fingerprint(), Time: d.time, ForeignKeys: e.fk})
+	enc.Begin(wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Engine: sqlite.Fingerprint(), Time: e.time, ForeignKeys: e.fk})
 	for _, u := range e.units {
 		if !u.failed {
 			enc.AppendUnit(&u.entry)
@@ -449,7 +507,27 @@ func (d *DB) tooLarge(e *epoch, size int) {
 			u.failed, u.Err = true, &TooLargeError{What: "the replicated entry", Size: size, Most: wire.MaxEntryBytes}
 		}
 	}
-	e.answer(nil)
+	d.answer(e, nil)
+}
+
+// answerConfirmed answers an epoch in which nothing succeeded. Its errors rest on
+// committed state alone; but a leader that was deposed without knowing it would judge
+// by an old state, so its term is confirmed first.
+func (d *DB) answerConfirmed(e *epoch) {
+	if d.cfg.Confirm == nil || len(e.units) == 0 {
+		d.answer(e, nil)
+		return
+	}
+	units := e.units
+	e.units = nil
+	d.cfg.Confirm(e.term, func(ok bool) {
+		for _, u := range units {
+			if !ok {
+				u.Err = ErrNotLeading
+			}
+			d.finish(u)
+		}
+	})
 }
 
 // proposalFailed handles an epoch whose proposal ended without its entry coming
@@ -461,24 +539,23 @@ func (d *DB) proposalFailed(seq uint64, err error) {
 	}
 	d.abandon(e)
 	if d.cfg.ProposalLost(err) {
-		e.answer(fmt.Errorf("%w: %w", ErrUnknown, err))
+		d.answer(e, fmt.Errorf("%w: %w", ErrUnknown, err))
 	} else {
-		e.answer(fmt.Errorf("%w: %w", ErrNotLeading, err))
+		d.answer(e, fmt.Errorf("%w: %w", ErrNotLeading, err))
 	}
 }
 
 // answer tells every unit of the epoch. err is nil when what they rest on is
 // decided: then the failed ones get their own error.
-func (e *epoch) answer(err error) {
+func (d *DB) answer(e *epoch, err error) {
 	for _, u := range e.units {
 		switch {
-		case err == nil:
-			u.finish()
-		case u.failed:
-			u.fail(ErrNotLeading) // it was not proposed, and its error is not decided
-		default:
-			u.fail(err)
+		case err != nil && u.failed:
+			u.Err = ErrNotLeading // it was not proposed, and its error is not decided
+		case err != nil:
+			u.Err = err
 		}
+		d.finish(u)
 	}
 	e.units = nil
 }

@@ -20,7 +20,9 @@ type executor struct {
 	policy policy
 	cache  map[string]*list.Element
 	lru    *list.List // of *prepared, most recently used first
-	schema bool       // a statement that changes the schema was run
+	// What the statements run since begin did, beyond rows.
+	schema   bool // changed the schema or the planner's statistics
+	deferred bool // set defer_foreign_keys
 }
 
 const maxCachedStatements = 256
@@ -32,8 +34,7 @@ type prepared struct {
 	ownCall *NonDeterministicError
 	probed  bool
 	calls   []call
-	counts  bool   // its row count means something
-	schema  bool   // it changes the schema
+	kind    kind
 	cached  string // its key in the cache, "" if it is not there
 	held    bool   // an open cursor walks it
 
@@ -57,7 +58,6 @@ type runOptions struct {
 // the caller rolls back; a script stops at its first error. The outcome is that of
 // its last statement, the rows are those of the last statement that returned any.
 func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outcome, rows *wire.Rows, err error) {
-	x.policy.trusted = o.trusted
 	defer func() { x.policy.trusted = true }()
 	for rest := sql; rest != ""; {
 		p, tail, err := x.prepare(rest, o)
@@ -87,11 +87,19 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 		return out, nil, err
 	}
 	defer p.st.ClearBindings()
-	x.schema = x.schema || p.schema
+	x.schema = x.schema || p.kind == kindSchema
+	// SQLite compiles a statement again when the schema has changed, and asks the
+	// authorizer again.
+	x.policy.begin()
+	x.policy.running = true
+	defer func() { x.policy.running = false }()
 	collect := maxRows > 0 && p.st.ColumnCount() > 0
 	for {
 		row, err := p.st.Step()
 		if err != nil {
+			if x.policy.facts.refused != nil && !x.policy.trusted {
+				err = x.policy.facts.refused
+			}
 			return out, nil, err
 		}
 		if collect && rows == nil {
@@ -114,7 +122,7 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 		return out, nil, err
 	}
 	out.LastInsertID = x.conn.LastInsertRowID()
-	if p.counts {
+	if p.kind == kindRows {
 		out.RowsAffected = x.conn.Changes()
 	}
 	return out, rows, nil
@@ -123,6 +131,7 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 // prepare returns the first statement of sql and what follows it. The statement is
 // nil when sql starts with nothing but blanks and comments up to the next one.
 func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) {
+	x.policy.trusted, x.policy.running = o.trusted, false
 	held := false
 	if e := x.cache[sql]; e != nil {
 		p := e.Value.(*prepared)
@@ -132,10 +141,8 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 		}
 	}
 	x.policy.begin()
-	x.policy.trusted = o.trusted
 	st, tail, err := x.conn.Prepare(sql)
-	x.policy.trusted = true
-	if verdict := x.policy.judge(); verdict != nil && !o.trusted {
+	if verdict := x.policy.judge(kindOf(sql, false)); verdict != nil && !o.trusted {
 		if st != nil {
 			_ = st.Finalize()
 		}
@@ -148,13 +155,15 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 		return nil, tail, nil
 	}
 	f := &x.policy.facts
-	p := &prepared{st: st, sql: sql[:len(sql)-len(tail)], counts: f.rows && !f.schema, schema: f.schema}
+	p := &prepared{st: st, sql: sql[:len(sql)-len(tail)]}
+	p.kind = kindOf(p.sql, st.ReadOnly())
+	x.deferred = x.deferred || f.deferred
 	if f.computes() {
 		p.calls = append(p.calls, f.calls...)
 	}
 	if strings.TrimSpace(tail) == "" {
 		tail = ""
-		if !held {
+		if !held && !f.pragma { // some pragmas act while they are compiled
 			x.keep(p, sql)
 		}
 	}
@@ -183,10 +192,8 @@ func (x *executor) admit(p *prepared, o runOptions) error {
 func (x *executor) probe(sql string, nth int) int {
 	x.policy.begin()
 	x.policy.deny = nth
-	x.policy.trusted = false
 	st, _, err := x.conn.Prepare(sql)
 	x.policy.deny = 0
-	x.policy.trusted = true
 	if st != nil {
 		_ = st.Finalize()
 	}
@@ -366,4 +373,52 @@ func columnValue(st *sqlite.Stmt, i int) wire.Value {
 		return wire.Value{Kind: wire.KindBlob, B: st.ColumnBytes(i)}
 	}
 	return wire.Null()
+}
+
+// kind says what a statement's outcome consists of. It follows from the text alone, so
+// that it is the same on every replica: SQLite's own counters go stale, and the
+// authorizer also reports what virtual tables do when they are connected.
+type kind int
+
+const (
+	kindOther  kind = iota
+	kindRows        // inserts, updates or deletes rows: the row count means something
+	kindSchema      // changes the schema or the planner's statistics
+)
+
+func kindOf(sql string, readOnly bool) kind {
+	switch strings.ToUpper(firstWord(sql)) {
+	case "INSERT", "UPDATE", "DELETE", "REPLACE":
+		return kindRows
+	case "WITH":
+		if !readOnly {
+			return kindRows
+		}
+	case "CREATE", "DROP", "ALTER", "ANALYZE", "REINDEX":
+		return kindSchema
+	}
+	return kindOther
+}
+
+// firstWord skips blanks and comments, as SQLite does.
+func firstWord(sql string) string {
+	for sql != "" {
+		switch {
+		case strings.ContainsRune(" \t\r\n\f;", rune(sql[0])):
+			sql = sql[1:]
+		case strings.HasPrefix(sql, "\xef\xbb\xbf"):
+			sql = sql[3:]
+		case strings.HasPrefix(sql, "--"):
+			_, sql, _ = strings.Cut(sql, "\n")
+		case strings.HasPrefix(sql, "/*"):
+			_, sql, _ = strings.Cut(sql[2:], "*/")
+		default:
+			n := 0
+			for n < len(sql) && (sql[n]|0x20 >= 'a' && sql[n]|0x20 <= 'z') {
+				n++
+			}
+			return sql[:n]
+		}
+	}
+	return ""
 }

@@ -21,9 +21,16 @@ type logItem struct {
 	kind    itemKind
 	mark    wire.Mark
 	data    []byte
-	drained chan struct{}
+	drained chan error // one slot
 	epoch   uint64
 	err     error
+}
+
+// dropped answers an item that the owner will not see.
+func (it *logItem) dropped() {
+	if it.drained != nil {
+		it.drained <- ErrClosed
+	}
 }
 
 // haltError keeps the reason of a halt.
@@ -43,9 +50,7 @@ func (d *DB) enqueue(it logItem) {
 		d.mu.Lock()
 		if d.closing || d.halted.Load() != nil {
 			d.mu.Unlock()
-			if it.drained != nil {
-				close(it.drained)
-			}
+			it.dropped()
 			return
 		}
 		if it.kind != itemEntry || d.logBytes == 0 || d.logBytes+len(it.data) <= d.cfg.MaxLogQueue {
@@ -110,7 +115,7 @@ func (d *DB) own() {
 func (d *DB) workBetweenEpochs() bool {
 	d.mu.Lock()
 	control, units := d.control, d.units
-	d.control, d.units = nil, nil
+	d.control, d.units, d.queued = nil, nil, 0
 	d.mu.Unlock()
 	for _, fn := range control {
 		fn()
@@ -119,19 +124,19 @@ func (d *DB) workBetweenEpochs() bool {
 	case len(units) == 0:
 		return len(control) > 0
 	case d.halted.Load() != nil:
-		failAll(units, d.Err())
+		d.failAll(units, d.Err())
 	case d.leading.Load() == 0:
-		failAll(units, ErrNotLeading)
+		d.failAll(units, ErrNotLeading)
 	default:
 		d.runEpoch(units)
 	}
 	return true
 }
 
-func failAll(units []*Unit, err error) {
+func (d *DB) failAll(units []*Unit, err error) {
 	for _, u := range units {
-		if u.state.Load() != unitCanceled {
-			u.fail(err)
+		if u.take() {
+			d.fail(u, err)
 		}
 	}
 }
@@ -141,7 +146,7 @@ func (d *DB) takeUnits() []*Unit {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	units := d.units
-	d.units = nil
+	d.units, d.queued = nil, 0
 	return units
 }
 
@@ -172,19 +177,17 @@ func (d *DB) halt(err error) {
 // shut answers everything that waits. An epoch that was proposed may still win.
 func (d *DB) shut(items []logItem) {
 	for _, it := range items {
-		if it.drained != nil {
-			close(it.drained)
-		}
+		it.dropped()
 	}
 	if e := d.epoch; e != nil {
 		d.abandon(e)
-		e.answer(ErrUnknown)
+		d.answer(e, ErrUnknown)
 	}
 	d.mu.Lock()
 	units, control := d.units, d.control
-	d.units, d.control = nil, nil
+	d.units, d.control, d.queued = nil, nil, 0
 	d.mu.Unlock()
-	failAll(units, ErrClosed)
+	d.failAll(units, ErrClosed)
 	for _, fn := range control {
 		fn()
 	}

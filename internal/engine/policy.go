@@ -29,14 +29,16 @@ func (e *RefusedError) Error() string { return e.What + " is refused: " + e.Advi
 
 // facts is what the authorizer saw while a statement was prepared.
 type facts struct {
-	refused *RefusedError
-	rows    bool // inserts, updates or deletes rows of a user's table
-	schema  bool // changes the schema: row counts mean nothing
-	analyze bool
-	stat    string // sqlite_stat table written to
-	query   bool   // runs a SELECT
-	created bool   // creates a table
-	calls   []call // calls of functions that could be the statement's own text
+	refused  *RefusedError
+	schema   bool // changes the schema
+	pragma   bool
+	pages    bool // reads where a table's first page is
+	deferred bool // sets defer_foreign_keys
+	analyze  bool
+	stat     string // sqlite_stat table written to
+	query    bool   // runs a SELECT
+	created  bool   // creates a table
+	calls    []call // calls of functions that could be the statement's own text
 }
 
 type call struct {
@@ -85,6 +87,7 @@ const internalTable = "sqlite_colmena"
 // policy judges what statements may do on one connection. It belongs to the
 // connection's goroutine.
 type policy struct {
+	running bool // a statement is being run, not compiled for the first time
 	trusted bool // the engine's own statements and replayed ones: everything goes
 	reader  bool
 	facts   facts
@@ -112,16 +115,18 @@ func (p *policy) authorize(a sqlite.Action) sqlite.Verdict {
 func (p *policy) note(a sqlite.Action) {
 	switch a.Code {
 	case sqlite.ActionInsert, sqlite.ActionUpdate, sqlite.ActionDelete:
-		switch {
-		case strings.HasPrefix(a.Arg1, "sqlite_stat"):
+		if strings.HasPrefix(a.Arg1, "sqlite_stat") {
 			p.facts.stat = a.Arg1
-		case !strings.HasPrefix(a.Arg1, "sqlite_"):
-			p.facts.rows = true
 		}
+	case sqlite.ActionPragma:
+		p.facts.pragma = true
+		p.facts.deferred = p.facts.deferred || strings.EqualFold(a.Arg1, "defer_foreign_keys") && a.Arg2 != ""
 	case sqlite.ActionAnalyze:
 		p.facts.analyze = true
 	case sqlite.ActionSelect:
 		p.facts.query = true
+	case sqlite.ActionRead:
+		p.facts.pages = p.facts.pages || a.Arg2 == "rootpage" && strings.HasPrefix(a.Arg1, "sqlite_")
 	case sqlite.ActionCreateTable, sqlite.ActionCreateIndex, sqlite.ActionCreateView, sqlite.ActionCreateTrigger, sqlite.ActionCreateVTable,
 		sqlite.ActionDropTable, sqlite.ActionDropIndex, sqlite.ActionDropView, sqlite.ActionDropTrigger, sqlite.ActionDropVTable,
 		sqlite.ActionAlterTable, sqlite.ActionReindex:
@@ -155,6 +160,9 @@ func volatile(name string) bool {
 }
 
 func (p *policy) refusal(a sqlite.Action) *RefusedError {
+	if p.running && a.Code != sqlite.ActionRead && a.Code != sqlite.ActionInsert && a.Code != sqlite.ActionUpdate && a.Code != sqlite.ActionDelete {
+		return nil // of a virtual table's own statements, or judged when first compiled
+	}
 	switch a.Code {
 	case sqlite.ActionAttach, sqlite.ActionDetach:
 		return &RefusedError{"ATTACH and DETACH", "open the other database with Node.OpenDB; a file outside the cluster can be read with its own connection"}
@@ -165,6 +173,10 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 	case sqlite.ActionCreateTempTable, sqlite.ActionCreateTempIndex, sqlite.ActionCreateTempView, sqlite.ActionCreateTempTrigger,
 		sqlite.ActionDropTempTable, sqlite.ActionDropTempIndex, sqlite.ActionDropTempView, sqlite.ActionDropTempTrigger:
 		return &RefusedError{"a TEMP table, view, index or trigger", "it would live on one replica's connection only; create an ordinary one, or keep the rows in the application"}
+	case sqlite.ActionRead:
+		if !p.reader && ownState(strings.ToLower(a.Arg1)) {
+			return &RefusedError{"reading " + a.Arg1 + " in a write", "it tells replicas apart; read it in a query and pass what is needed as a parameter"}
+		}
 	case sqlite.ActionPragma:
 		return p.pragma(strings.ToLower(a.Arg1), a.Arg2)
 	case sqlite.ActionInsert, sqlite.ActionUpdate, sqlite.ActionDelete, sqlite.ActionDropTable, sqlite.ActionAlterTable:
@@ -175,8 +187,24 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 	return nil
 }
 
+// ownState reports whether a table shows what may differ between replicas: the
+// internal one, pages, or what a pragma tells of connection and file.
+func ownState(table string) bool {
+	switch table {
+	case internalTable, "dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode", "tables_used", "sqlite_memstat", "completion":
+		return true
+	}
+	name, isPragma := strings.CutPrefix(table, "pragma_")
+	return isPragma && !pragmaTakesName[name]
+}
+
 func (p *policy) pragma(name, arg string) *RefusedError {
-	if !p.reader && writePragmas[name] || readPragmas[name] && (arg == "" || pragmaTakesName[name]) {
+	switch {
+	case pragmaTakesName[name]:
+		return nil
+	case p.reader && readPragmas[name] && arg == "":
+		return nil
+	case !p.reader && writePragmas[name]:
 		return nil
 	}
 	if arg == "" {
@@ -190,10 +218,13 @@ var pragmaTakesName = set("table_info", "table_xinfo", "table_list", "index_list
 	"foreign_key_check", "integrity_check", "quick_check")
 
 // judge completes the verdict once a statement has been prepared.
-func (p *policy) judge() error {
+func (p *policy) judge(k kind) error {
 	f := &p.facts
 	if f.refused != nil {
 		return f.refused
+	}
+	if f.pages && !p.reader && k != kindSchema {
+		return &RefusedError{"reading rootpage in a write", "pages are placed differently on every replica"}
 	}
 	if f.stat != "" && !f.analyze && !f.schema {
 		return &RefusedError{"a change of " + f.stat, "run ANALYZE"}

@@ -263,6 +263,7 @@ func (r *Reader) finish(p *prepared) error {
 		return nil
 	}
 	defer r.drop(p)
+	r.x.policy.running = true
 	for {
 		row, err := p.st.Step()
 		if err != nil || !row {
@@ -310,6 +311,7 @@ func (c *Cursor) Next() (bool, error) {
 	if c.p == nil {
 		return false, nil
 	}
+	c.r.x.policy.running = true
 	row, err := c.p.st.Step()
 	return row, c.r.wrap(err)
 }

@@ -157,7 +157,8 @@ func (d *DB) openWriter() (err error) {
 			_ = d.w.Close()
 		}
 	}()
-	err = d.w.Exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA foreign_keys=OFF; PRAGMA temp_store=MEMORY")
+	err = d.w.Exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA foreign_keys=OFF; PRAGMA temp_store=MEMORY; " +
+		fmt.Sprintf("PRAGMA journal_size_limit=%d", d.cfg.WALBytes))
 	if err != nil {
 		return err
 	}
@@ -169,6 +170,9 @@ func (d *DB) openWriter() (err error) {
 	}
 	d.x = newExecutor(d.w, false)
 	d.x.policy.trusted = true
+	if err := d.findVirtual(); err != nil {
+		return err
+	}
 	d.w.SetProgress(progressOps, d.progress)
 	d.w.SetPreupdate(func(c sqlite.Change) {
 		if c.NewRowID == math.MaxInt64 && c.Op != sqlite.OpDelete {

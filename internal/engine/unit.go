@@ -82,22 +82,35 @@ func (u *Unit) Cancel() bool {
 	return false
 }
 
-func (u *Unit) finish() {
+// take claims a unit for an answer, unless it was withdrawn.
+func (u *Unit) take() bool {
+	return u.state.CompareAndSwap(unitQueued, unitTaken) || u.state.Load() == unitTaken
+}
+
+func (d *DB) fail(u *Unit, err error) {
+	u.Err = err
+	d.finish(u)
+}
+
+// finish answers a unit, and those that are the same request. What only the first
+// one's own deadline or withdrawal ended is run again for the next.
+func (d *DB) finish(u *Unit) {
 	if u.state.Swap(unitDone) == unitDone {
 		return
 	}
+	follow := u.follow
+	u.follow = nil
 	u.Done(u)
-	for _, f := range u.follow {
+	own := errors.Is(u.Err, ErrTimeout) || errors.Is(u.Err, ErrCanceled)
+	if own && len(follow) > 0 {
+		d.requeue(follow)
+		return
+	}
+	for _, f := range follow {
 		f.Result, f.Err = u.Result, u.Err
 		f.Result.Duplicate = true
-		f.finish()
+		d.finish(f)
 	}
-	u.follow = nil
-}
-
-func (u *Unit) fail(err error) {
-	u.Err = err
-	u.finish()
 }
 
 // Exec submits one unit and waits. When ctx ends first, the error is ctx's,

@@ -1,0 +1,190 @@
+package colmena
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/engine"
+)
+
+// nodeCounters count since the process started.
+type nodeCounters struct {
+	writes, forwarded atomic.Uint64
+	reads             [Strong + 1]atomic.Uint64 // by level
+}
+
+// read counts a read. A context may ask for a level that does not exist.
+func (c *nodeCounters) read(level ConsistencyLevel) {
+	if level >= None && level <= Strong {
+		c.reads[level].Add(1)
+	}
+}
+
+// Status is what a node knows of itself and of its cluster. It asks no other node.
+type Status struct {
+	NodeID, ClusterID, Incarnation, Addr string
+	Role                                 string // leader, follower, candidate or shutdown, as raft says
+	Ready                                bool   // it leads and takes writes
+	Term                                 uint64
+	Leader                               string // ID of the leader, "" while none is known
+	AppliedIndex, CommitIndex            uint64
+	LastContact                          time.Duration // since the leader was heard; 0 on the leader, negative: never
+	LogFirst, LogLast                    uint64        // indexes held, 0 for none
+	Snapshots                            []SnapshotStatus
+	Databases                            []DatabaseStatus
+	Members                              []Member // as known here, perhaps out of date
+	Format                               FormatStatus
+	Halted                               error // why this replica has stopped, nil while it goes on
+	Writes, ForwardedWrites              uint64
+	ReadsNone, ReadsWeak, ReadsStrong    uint64
+	SnapshotSends                        uint64 // copies of all databases made for other nodes
+}
+
+// SnapshotStatus is a snapshot of this node.
+type SnapshotStatus struct {
+	ID          string
+	Term, Index uint64
+}
+
+// DatabaseStatus is a database of this node.
+type DatabaseStatus struct {
+	Name                        string
+	Term, Index                 uint64 // of the last entry applied
+	Err                         error  // why it has stopped here, nil while it goes on
+	FileBytes, WALBytes         int64
+	Epochs, Writes, Checkpoints uint64 // epochs committed as leader, the writes in them
+}
+
+// FormatStatus says which format versions this node reads, and which it writes.
+type FormatStatus struct{ Oldest, Newest, Writes uint16 }
+
+// Status returns the node's present state. It may be called after Close.
+func (n *Node) Status() Status {
+	n.idMu.Lock()
+	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID, Incarnation: n.id.Incarnation}
+	n.idMu.Unlock()
+	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
+	s.Leader, _, _ = n.leader()
+	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
+	s.Format = FormatStatus{formatMin, formatMax, formatMax}
+	switch last := n.raft.LastContact(); {
+	case s.Ready:
+	case last.IsZero():
+		s.LastContact = -1
+	default:
+		s.LastContact = time.Since(last)
+	}
+	s.LogFirst, _ = n.store.FirstIndex() // a closed or failed log holds nothing
+	s.LogLast, _ = n.store.LastIndex()
+	if list, err := n.snaps.List(); err == nil {
+		for _, m := range list {
+			s.Snapshots = append(s.Snapshots, SnapshotStatus{m.ID, m.Term, m.Index})
+		}
+	}
+	for _, d := range n.dbs.all() {
+		if d.Incarnation() != 0 && !isHidden(d.Name()) {
+			s.Databases = append(s.Databases, databaseStatus(d))
+		}
+	}
+	s.Writes, s.ForwardedWrites = n.count.writes.Load(), n.count.forwarded.Load()
+	s.ReadsNone, s.ReadsWeak, s.ReadsStrong = n.count.reads[None].Load(), n.count.reads[Weak].Load(), n.count.reads[Strong].Load()
+	s.SnapshotSends = n.dbs.sends.Load()
+	return s
+}
+
+func databaseStatus(d *engine.DB) DatabaseStatus {
+	m, c := d.Mark(), d.Stats()
+	return DatabaseStatus{Name: d.Name(), Term: m.Term, Index: m.Index, Err: d.Err(), FileBytes: c.FileBytes, WALBytes: c.WALBytes,
+		Epochs: c.Epochs, Writes: c.Units, Checkpoints: c.Checkpoints}
+}
+
+// MetricsHandler serves Status as Prometheus text. It authenticates nobody.
+func (n *Node) MetricsHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_, _ = w.Write(n.Status().metrics())
+	})
+}
+
+// metricsText writes families of samples.
+type metricsText struct{ bytes.Buffer }
+
+func (b *metricsText) family(name, kind, help string) {
+	fmt.Fprintf(b, "# HELP colmena_%s %s\n# TYPE colmena_%s %s\n", name, help, name, kind)
+}
+
+// sample writes one value; labels are names and values in turn.
+func (b *metricsText) sample(name string, v float64, labels ...string) {
+	b.WriteString("colmena_" + name)
+	for i := 0; i+1 < len(labels); i += 2 {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
+		}
+		b.WriteByte(sep)
+		b.WriteString(labels[i] + `="` + labelEscapes.Replace(labels[i+1]) + `"`)
+	}
+	if len(labels) > 0 {
+		b.WriteByte('}')
+	}
+	fmt.Fprintf(b, " %v\n", v)
+}
+
+var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func truth(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func (s Status) metrics() []byte {
+	var b metricsText
+	one := func(name, kind, help string, v float64) { b.family(name, kind, help); b.sample(name, v) }
+	b.family("info", "gauge", "Who this node is; always 1.")
+	b.sample("info", 1, "node", s.NodeID, "cluster", s.ClusterID, "incarnation", s.Incarnation, "role", s.Role, "leader", s.Leader)
+	one("leading", "gauge", "1 while this node leads and takes writes.", truth(s.Ready))
+	one("halted", "gauge", "1 while this replica has stopped.", truth(s.Halted != nil))
+	one("term", "gauge", "Raft term.", float64(s.Term))
+	one("applied_index", "gauge", "Last log index applied to a database.", float64(s.AppliedIndex))
+	one("commit_index", "gauge", "Last log index known to be committed.", float64(s.CommitIndex))
+	one("last_contact_seconds", "gauge", "Since the leader was heard; negative: never.", s.LastContact.Seconds())
+	one("log_first_index", "gauge", "First index in the log.", float64(s.LogFirst))
+	one("log_last_index", "gauge", "Last index in the log.", float64(s.LogLast))
+	one("snapshots", "gauge", "Snapshots kept.", float64(len(s.Snapshots)))
+	one("format_version", "gauge", "Format version written.", float64(s.Format.Writes))
+	one("writes_total", "counter", "Writes begun on this node.", float64(s.Writes))
+	one("forwarded_writes_total", "counter", "Attempts to send a write to the leader.", float64(s.ForwardedWrites))
+	one("snapshot_sends_total", "counter", "Copies of all databases made for other nodes.", float64(s.SnapshotSends))
+	b.family("reads_total", "counter", "Reads begun on this node, by level.")
+	b.sample("reads_total", float64(s.ReadsNone), "level", None.String())
+	b.sample("reads_total", float64(s.ReadsWeak), "level", Weak.String())
+	b.sample("reads_total", float64(s.ReadsStrong), "level", Strong.String())
+	b.family("member", "gauge", "1 for a voter, 0 for a learner.")
+	for _, m := range s.Members {
+		b.sample("member", truth(m.Voter), "node", m.ID, "addr", m.Addr)
+	}
+	for _, f := range []struct {
+		name, kind, help string
+		value            func(DatabaseStatus) float64
+	}{
+		{"db_mark_index", "gauge", "Index of the last entry applied.", func(d DatabaseStatus) float64 { return float64(d.Index) }},
+		{"db_halted", "gauge", "1 while the database has stopped here.", func(d DatabaseStatus) float64 { return truth(d.Err != nil) }},
+		{"db_file_bytes", "gauge", "Size of the database file.", func(d DatabaseStatus) float64 { return float64(d.FileBytes) }},
+		{"db_wal_bytes", "gauge", "Size of the write-ahead log.", func(d DatabaseStatus) float64 { return float64(d.WALBytes) }},
+		{"db_epochs_total", "counter", "Epochs committed as leader.", func(d DatabaseStatus) float64 { return float64(d.Epochs) }},
+		{"db_epoch_units_total", "counter", "Writes in those epochs.", func(d DatabaseStatus) float64 { return float64(d.Writes) }},
+		{"db_checkpoints_total", "counter", "Background checkpoints.", func(d DatabaseStatus) float64 { return float64(d.Checkpoints) }},
+	} {
+		b.family(f.name, f.kind, f.help)
+		for _, d := range s.Databases {
+			b.sample(f.name, f.value(d), "db", d.Name)
+		}
+	}
+	return b.Bytes()
+}
