@@ -71,6 +71,7 @@ type Node struct {
 	marks      markAskers
 	confirmer  confirmer
 	proven     provenStates
+	delivery   delivery
 	acked      ackedMarks
 	handlers   handlerSet
 	hooks      *hookQueue
@@ -97,7 +98,7 @@ func New(cfg Config) (*Node, error) {
 		stateCh: make(chan struct{}), done: make(chan struct{}), nudges: make(chan nudge, 1)}
 	n.empty = engine.NewEmpty(n.done)
 	n.requests.register = n.registerOrigin
-	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n = n, n, n, n
+	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(func() error { n.group.Stop(); return nil })
 	if err := n.build(); err != nil {
@@ -337,7 +338,7 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	}
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
-		Propose: n.propose, ProposalLost: proposalLost,
+		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.confirmTerm,
 		Halt:    func(err error) { n.replicaHalted(n.dbs.nameOf(incarnation, shown), err) },
 		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.nameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
 		Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,

@@ -19,7 +19,7 @@ const (
 	DefaultApplyTimeout      = 10 * time.Second
 	DefaultBatchWindow       = time.Millisecond
 	DefaultBatchMaxSize      = 4096
-	DefaultHeartbeatTimeout  = 500 * time.Millisecond
+	DefaultHeartbeatTimeout  = 300 * time.Millisecond
 	DefaultElectionTimeout   = 500 * time.Millisecond
 	DefaultSnapshotInterval  = 30 * time.Second
 	DefaultSnapshotThreshold = 8192
@@ -101,7 +101,8 @@ type Config struct {
 	// BatchMaxSize is the most writes in one log entry. Default 4096.
 	BatchMaxSize int
 	// HeartbeatTimeout and ElectionTimeout are raft's: how long a follower waits for
-	// its leader, and a candidate for votes. Default 500 ms each.
+	// its leader, and a candidate for votes, each up to twice that at random. Defaults
+	// 300 ms and 500 ms.
 	HeartbeatTimeout time.Duration
 	ElectionTimeout  time.Duration
 	// SnapshotInterval is how often the node looks whether SnapshotThreshold entries

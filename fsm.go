@@ -28,7 +28,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type == raft.LogCommand {
 			f.deliver(l)
 		}
-		f.n.applied.Store(l.Index)
+		f.n.delivery.delivered(l.Index)
 	}
 	return make([]any, len(logs))
 }

@@ -333,7 +333,6 @@ func (n *Node) sendNudge(g nudge) {
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id.NodeID), Addr: n.raftNet.EncodePeer(raft.ServerID(n.id.NodeID), raft.ServerAddress(n.id.NodeID))},
 		Term:      g.term, PrevLogEntry: g.mark.Index, PrevLogTerm: g.mark.Term, LeaderCommitIndex: g.mark.Index,
 	}
-	req.Leader = req.Addr
 	done := make(chan struct{}, 16)
 	sent := 0
 	for _, s := range n.servers() {

@@ -47,7 +47,10 @@ func (n *Node) leaderMark(ctx context.Context, db string, confirm bool) (positio
 }
 
 // markHere is the leader's own answer: what it has applied of the database, which
-// after its term's barrier is every write acknowledged so far (H23).
+// after its term's barrier is every write acknowledged so far (H23). What is committed
+// and not yet applied here may have been applied, and read, on another node: with
+// confirm the leader catches up with it first, so that no read sees less than one that
+// ended before it began.
 func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position, error) {
 	term := n.leading.Load()
 	if term == 0 {
@@ -56,8 +59,18 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 	if err := n.settled(ctx, n.dbs.system().Mark().Index); err != nil {
 		return position{}, err
 	}
+	if confirm {
+		if err := n.delivery.await(ctx, n.raft.CommitIndex()); err != nil {
+			return position{}, err
+		}
+	}
 	var m position
 	if d := n.dbs.get(db); d != nil {
+		if confirm {
+			if err := d.Settle(ctx); err != nil {
+				return position{}, err
+			}
+		}
 		m = position{d.Mark(), d.Incarnation()}
 	}
 	if confirm {
@@ -69,6 +82,70 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 		return position{}, ErrNoLeader
 	}
 	return m, nil
+}
+
+// delivery tells when committed entries have been handed to the databases.
+type delivery struct {
+	n *Node
+
+	mu      sync.Mutex
+	changed chan struct{} // closed at the next delivery, nil while nobody waits
+	quiet   uint64        // up to here raft's own entries follow what was delivered
+}
+
+func (d *delivery) delivered(index uint64) {
+	d.n.applied.Store(index)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.changed != nil {
+		close(d.changed)
+		d.changed = nil
+	}
+}
+
+// await waits until every command up to index, which is committed, has been handed to
+// the databases. Entries of raft's own never are.
+func (d *delivery) await(ctx context.Context, index uint64) error {
+	for {
+		d.mu.Lock()
+		applied := d.n.applied.Load()
+		if max(applied, d.quiet) >= index {
+			d.mu.Unlock()
+			return nil
+		}
+		if d.changed == nil {
+			d.changed = make(chan struct{})
+		}
+		changed, from := d.changed, max(applied, d.quiet)
+		d.mu.Unlock()
+		if d.n.noCommands(from+1, index) {
+			d.mu.Lock()
+			d.quiet = max(d.quiet, index)
+			d.mu.Unlock()
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-d.n.done:
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// noCommands reports whether no entry from first to last is a command. What the log
+// holds no more was delivered long ago.
+func (n *Node) noCommands(first, last uint64) bool {
+	for i := first; i <= last; i++ {
+		var l raft.Log
+		switch err := n.store.Log().GetLog(i, &l); {
+		case errors.Is(err, raft.ErrLogNotFound):
+		case err != nil || l.Type == raft.LogCommand:
+			return false
+		}
+	}
+	return true
 }
 
 // settled waits until the set of databases follows the entry at index of the system
@@ -181,6 +258,19 @@ func (c *confirmer) confirm(ctx context.Context, term uint64) error {
 	c.mu.Unlock()
 	_, err := s.get(ctx)
 	return err
+}
+
+// confirmTerm is confirm for the databases, which must not wait.
+func (n *Node) confirmTerm(term uint64, done func(ok bool)) {
+	if n.client == nil {
+		done(n.raft.CurrentTerm() == term) // nobody else could lead
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(n.group.Context(), n.cfg.ElectionTimeout)
+		defer cancel()
+		done(n.confirmer.confirm(ctx, term) == nil)
+	}()
 }
 
 func (n *Node) confirmRound(ctx context.Context, term uint64) error {

@@ -84,7 +84,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 			n.count.forwarded.Add(1)
 			res, maybe, err = n.senders.send(ctx, leader, db, u)
 			if err == nil && res.Err != nil {
-				err = res.Err
+				err, maybe = res.Err, res.Err.Code == wire.ErrOutcomeUnknown
 			}
 			if err == nil {
 				n.acked.note(db, res.Mark.Index)
@@ -95,6 +95,10 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 			return res, sent, nil
 		case isExpired(err):
 			return res, sent, err
+		case !again(err) && sent && !judged(err):
+			// This attempt ended before the request was looked up: it tells nothing of
+			// the one before.
+			return res, sent, n.giveUp(sent, ctx.Err(), err)
 		case !again(err):
 			return res, sent, decided(err)
 		}
@@ -120,6 +124,16 @@ func again(err error) bool {
 		if errors.Is(err, e) {
 			return !errors.Is(err, engine.ErrCanceled)
 		}
+	}
+	return false
+}
+
+// judged reports whether an error comes from running the unit, which happens only
+// after it was found that no earlier attempt was applied, nor can be any more.
+func judged(err error) bool {
+	switch errorToWire(err).Code {
+	case wire.ErrSQL, wire.ErrDiskFull, wire.ErrNonDeterministic, wire.ErrRefused:
+		return true
 	}
 	return false
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -74,6 +75,12 @@ func (d *DB) consume(items []logItem) {
 		}
 	}
 	d.commitReplay(&tx)
+	for _, it := range slices.Backward(items) {
+		if it.kind == itemEntry {
+			d.passed.Store(it.mark.Index)
+			break
+		}
+	}
 }
 
 func (d *DB) discard(items []logItem) {

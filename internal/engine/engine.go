@@ -131,12 +131,14 @@ type DB struct {
 	wake     chan struct{} // one slot: something was queued
 	stopped  chan struct{} // closed when the owner has ended
 
-	name    atomic.Pointer[string]
-	count   counters
-	leading atomic.Uint64 // term in which this node may open epochs, 0 none
-	urgent  atomic.Bool   // the owner should stop a running statement: the log or a stop waits
-	halted  atomic.Pointer[haltError]
-	mark    atomic.Pointer[wire.Mark]
+	name      atomic.Pointer[string]
+	count     counters
+	delivered atomic.Uint64 // index of the last entry taken in
+	passed    atomic.Uint64 // and of the last one dealt with
+	leading   atomic.Uint64 // term in which this node may open epochs, 0 none
+	urgent    atomic.Bool   // the owner should stop a running statement: the log or a stop waits
+	halted    atomic.Pointer[haltError]
+	mark      atomic.Pointer[wire.Mark]
 	// proposed is the epoch whose entry may come back, 0 none.
 	proposed atomic.Uint64
 	// failCommit makes the next commit fail as a full disk would: for tests.
@@ -289,6 +291,25 @@ func (d *DB) Drain(ctx context.Context) error {
 		return ctx.Err()
 	}
 }
+
+// Settle waits until every entry delivered so far is applied or passed over. Unlike
+// Drain it does not wait for a unit that runs when there is none.
+func (d *DB) Settle(ctx context.Context) error {
+	at := d.delivered.Load()
+	for d.Mark().Index < at && d.passed.Load() < at {
+		short, cancel := context.WithTimeout(ctx, settleLook)
+		err := d.WaitMark(short, at)
+		cancel()
+		if err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// settleLook is how often Settle looks whether an entry was passed over, which a mark
+// does not tell.
+const settleLook = 5 * time.Millisecond
 
 // WaitMark waits until the entry at index, or a later one, is applied here.
 func (d *DB) WaitMark(ctx context.Context, index uint64) error {

@@ -411,10 +411,10 @@ func TestRefusedStatements(t *testing.T) {
 		"VACUUM", "VACUUM INTO '/tmp/x'", "PRAGMA query_only=1",
 		"CREATE TABLE x(a REFERENCES sqlite_colmena(id))", "CREATE TABLE x(a, FOREIGN KEY(a) REFERENCES SQLITE_COLMENA)",
 	} {
-		if _, err := g.exec(sql); err == nil {
-			t.Errorf("%s: no error", sql)
-		} else {
-			t.Logf("%s: %v", sql, err)
+		_, err := g.exec(sql)
+		var refused *RefusedError
+		if err == nil || strings.HasPrefix(sql, "VACUUM") && !errors.As(err, &refused) {
+			t.Errorf("%s: got %v", sql, err)
 		}
 	}
 	if got := g.query(0, "SELECT count(*) FROM t")[0][0]; got != "0" {

@@ -384,6 +384,7 @@ const (
 	kindOther  kind = iota
 	kindRows        // inserts, updates or deletes rows: the row count means something
 	kindSchema      // changes the schema or the planner's statistics
+	kindVacuum
 )
 
 func kindOf(sql string, readOnly bool) kind {
@@ -396,6 +397,8 @@ func kindOf(sql string, readOnly bool) kind {
 		}
 	case "CREATE", "DROP", "ALTER", "ANALYZE", "REINDEX":
 		return kindSchema
+	case "VACUUM":
+		return kindVacuum
 	}
 	return kindOther
 }

@@ -66,6 +66,9 @@ func (d *DB) enqueue(it logItem) {
 	}
 	d.log = append(d.log, it)
 	d.logBytes += len(it.data)
+	if it.kind == itemEntry {
+		d.delivered.Store(it.mark.Index)
+	}
 	if it.kind == itemStepDown || it.kind == itemEntry && !d.isOwn(it.data) {
 		d.urgent.Store(true) // under mu, as the owner clears it when it takes the log
 	}

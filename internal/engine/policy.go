@@ -223,6 +223,9 @@ func (p *policy) judge(k kind) error {
 	if f.refused != nil {
 		return f.refused
 	}
+	if k == kindVacuum {
+		return &RefusedError{"VACUUM", "it would number rows and pages anew on one replica; for a compact copy use Node.CopyTo"}
+	}
 	if f.pages && !p.reader && k != kindSchema {
 		return &RefusedError{"reading rootpage in a write", "pages are placed differently on every replica"}
 	}

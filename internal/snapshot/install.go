@@ -232,7 +232,7 @@ func (s *Store) noneStagedLocked() error {
 	return nil
 }
 
-// verifyStage checks a received copy: the files the manifest names, no others, each sound and stating exactly the mark of the manifest.
+// verifyStage checks a received copy: the files the manifest names, no others, each sound and at or past the mark of the manifest.
 func (s *Store) verifyStage(stage string, m *Manifest) error {
 	if s.cfg.Verify == nil {
 		return errors.New("snapshot: this store cannot verify copies")
@@ -246,7 +246,7 @@ func (s *Store) verifyStage(stage string, m *Manifest) error {
 		if err != nil {
 			return fmt.Errorf("the copy of database %q: %w", d.Name, err)
 		}
-		if mark != d.Mark || incarnation != d.Incarnation {
+		if !reaches(mark, d.Mark) || incarnation != d.Incarnation {
 			return fmt.Errorf("%w: the copy of database %q is at %s (incarnation %d), its manifest says %s (incarnation %d)",
 				ErrDamaged, d.Name, markText(mark), incarnation, markText(d.Mark), d.Incarnation)
 		}
