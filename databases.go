@@ -61,7 +61,6 @@ type databases struct {
 	cluster string        // cluster ID as replicated, "" before the first entry
 	term    uint64        // term in which this node leads, 0 none
 	changed chan struct{} // closed and replaced at every change
-	closed  bool
 	loaded  uint64 // entry of the system database up to which the set follows it
 }
 

@@ -147,6 +147,7 @@ func TestRemovedNodeStaysOut(t *testing.T) {
 			if m := member(t, other, i); m.ID != "" {
 				t.Fatalf("still a member: %+v", m)
 			}
+			c.Until("a removed node without a leader", func() bool { _, ok := removed.Leader(); return !ok })
 			// Enough for a node that is not told to stay out to come back.
 			for end := time.Now().Add(600 * time.Millisecond); time.Now().Before(end); {
 				add(t, other, 1)
