@@ -20,8 +20,8 @@ import (
 // slow one holds up no other's answer.
 //
 // A request frame is the tag of its first unit, then a wire.WriteRequest. One without
-// units withdraws the unit of that tag. A response
-// frame is a count, so many tags, then a wire.WriteResponse with as many results.
+// units withdraws the unit of that tag. A response frame is a count, so many tags, then
+// a wire.WriteResponse with as many results.
 
 // maxUnanswered is how many frames may be out of which nothing was answered yet.
 // More would leave earlier than units can gather.

@@ -61,7 +61,7 @@ type databases struct {
 	cluster string        // cluster ID as replicated, "" before the first entry
 	term    uint64        // term in which this node leads, 0 none
 	changed chan struct{} // closed and replaced at every change
-	loaded  uint64 // entry of the system database up to which the set follows it
+	loaded  uint64        // entry of the system database up to which the set follows it
 }
 
 // fileName does not hold the database's name: Load renames a database, whose file then
