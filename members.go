@@ -335,7 +335,7 @@ func (n *Node) adopt(cluster string) error {
 	if err := next.save(n.cfg.DataDir); err != nil {
 		return err
 	}
-	n.id = next
+	n.id.ClusterID = cluster // the other fields never change, and are read without the lock
 	return nil
 }
 

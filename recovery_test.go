@@ -2,7 +2,6 @@ package colmena_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"testing"
 	"time"
@@ -117,17 +116,6 @@ func TestAllNodesStopAtOnceUnderLoad(t *testing.T) {
 	l.stop()
 }
 
-// freeAddr is an address nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func TestH25EveryAddressChanges(t *testing.T) {
 	for _, all := range []bool{false, true} {
 		t.Run(fmt.Sprintf("JoinListsAll=%t", all), func(t *testing.T) {
@@ -138,7 +126,7 @@ func TestH25EveryAddressChanges(t *testing.T) {
 				for i := range 3 {
 					c.Stop(i)
 				}
-				addrs := []string{freeAddr(t), freeAddr(t), freeAddr(t)}
+				addrs := []string{testcluster.FreeAddr(t), testcluster.FreeAddr(t), testcluster.FreeAddr(t)}
 				for _, i := range []int{1, 2, 0} {
 					cfg := c.Config(i)
 					cfg.Bind = addrs[i]

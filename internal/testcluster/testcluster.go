@@ -9,6 +9,8 @@ import (
 	"database/sql"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,13 +62,33 @@ func New(tb testing.TB, n int, opts ...Option) *Cluster {
 
 func (c *Cluster) config(i int, opts []Option) colmena.Config {
 	cfg := colmena.Config{
-		NodeID: fmt.Sprintf("node-%d", i+1), DataDir: filepath.Join(c.dir, fmt.Sprintf("node-%d", i+1)), Bind: "127.0.0.1:0",
+		NodeID: fmt.Sprintf("node-%d", i+1), DataDir: filepath.Join(c.dir, fmt.Sprintf("node-%d", i+1)), Bind: FreeAddr(c.TB),
 		HeartbeatTimeout: 250 * time.Millisecond, ElectionTimeout: 250 * time.Millisecond, Logger: Logger(c.TB, i+1), Bootstrap: i == 0,
 	}
 	for _, o := range opts {
 		o(i, &cfg)
 	}
 	return cfg
+}
+
+// FreeAddr returns a loopback address nobody listens on, for a node that is to come
+// back to it: outside the range from which the system draws ports by itself, or an
+// outgoing connection might take it while the node is down.
+func FreeAddr(tb testing.TB) string {
+	tb.Helper()
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			tb.Fatal(err)
+		}
+		return addr
+	}
+	tb.Fatal("no free port between 20000 and 32000")
+	return ""
 }
 
 // Add makes the cluster larger by one node and starts it. It returns the node's number.
@@ -81,14 +103,10 @@ func (c *Cluster) Add(opts ...Option) int {
 	return i
 }
 
-// Start starts a node that is not running. Where its address was 127.0.0.1:0 it gets
-// the port it had, so that the same flags are given at every start.
+// Start starts a node that is not running, with the same flags at every start.
 func (c *Cluster) Start(i int) *colmena.Node {
 	c.TB.Helper()
 	cfg := c.configs[i]
-	if c.addrs[i] != "" && strings.HasSuffix(cfg.Bind, ":0") {
-		cfg.Bind = c.addrs[i]
-	}
 	if i > 0 && len(cfg.Join) == 0 && cfg.Bind != "" {
 		cfg.Join = []string{c.addrs[0]}
 	}
