@@ -23,10 +23,8 @@ const (
 	DefaultElectionTimeout   = 500 * time.Millisecond
 	DefaultSnapshotInterval  = 30 * time.Second
 	DefaultSnapshotThreshold = 8192
-	DefaultQueryTimeout      = 0
 	DefaultMaxStatementTime  = 30 * time.Second
 	DefaultMaxResultBytes    = 8 << 20
-	DefaultMaxEntryBytes     = 8 << 20
 	DefaultMaxConns          = 1024
 	// DefaultDatabase is the name that Node.DB and an empty name stand for.
 	DefaultDatabase = "default"

@@ -347,6 +347,7 @@ func TestLoadSwitchesAtOnce(t *testing.T) {
 	mustExec(t, db, "CREATE TABLE v(id INTEGER PRIMARY KEY, gen, pad)")
 	mustExec(t, loader.DB(), "CREATE TABLE v(id INTEGER PRIMARY KEY, gen, pad)")
 	mustExec(t, loader.DB(), "INSERT INTO v WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) SELECT i, 0, '' FROM n", rows)
+	c.WaitConverged()
 	ctx, cancel := context.WithCancel(deadline(t))
 	defer cancel()
 	var readers sync.WaitGroup

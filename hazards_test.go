@@ -27,7 +27,7 @@ func isolate(c *testcluster.Cluster, i int) {
 	}
 }
 
-func TestH15ExactlyOnceWhileLeadershipMoves(t *testing.T) {
+func TestHazard15ExactlyOnceWhileLeadershipMoves(t *testing.T) {
 	c := testcluster.New(t, 3)
 	l := startLoad(t, c, 8)
 	for i := range size(20) {
@@ -40,7 +40,7 @@ func TestH15ExactlyOnceWhileLeadershipMoves(t *testing.T) {
 	l.stop()
 }
 
-func TestH15ExactlyOnceWhileNodesStopAndStart(t *testing.T) {
+func TestHazard15ExactlyOnceWhileNodesStopAndStart(t *testing.T) {
 	c := testcluster.New(t, 3)
 	l := startLoad(t, c, 8)
 	for range size(10) {
@@ -54,7 +54,7 @@ func TestH15ExactlyOnceWhileNodesStopAndStart(t *testing.T) {
 	l.stop()
 }
 
-func TestH15ExactlyOnceWhileTheLeaderIsCutOff(t *testing.T) {
+func TestHazard15ExactlyOnceWhileTheLeaderIsCutOff(t *testing.T) {
 	c := testcluster.New(t, 3)
 	l := startLoad(t, c, 8)
 	var worst time.Duration
@@ -147,7 +147,7 @@ func grows(c *testcluster.Cluster, what string, value func() uint64, by uint64) 
 	c.Until(what, func() bool { return value() >= want })
 }
 
-func TestH22StrongReadsAreNeverStaleWhileLeadershipMoves(t *testing.T) {
+func TestHazard22StrongReadsAreNeverStaleWhileLeadershipMoves(t *testing.T) {
 	c := testcluster.New(t, 3)
 	registerTest(t, c, func() {
 		for i := range size(20) {
@@ -159,7 +159,7 @@ func TestH22StrongReadsAreNeverStaleWhileLeadershipMoves(t *testing.T) {
 	})
 }
 
-func TestH22StrongReadsAreNeverStaleWhenTheLeaderIsCutOff(t *testing.T) {
+func TestHazard22StrongReadsAreNeverStaleWhenTheLeaderIsCutOff(t *testing.T) {
 	c := testcluster.New(t, 3)
 	registerTest(t, c, func() {
 		for range max(2, size(10)/2) {
@@ -172,7 +172,7 @@ func TestH22StrongReadsAreNeverStaleWhenTheLeaderIsCutOff(t *testing.T) {
 	})
 }
 
-func TestMinorityLeaderRefusesWritesAndStrongReads(t *testing.T) {
+func TestHazard22MinorityLeaderRefusesWritesAndStrongReads(t *testing.T) {
 	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.LeaderWait = time.Second })
 	kv(t, c, 3)
 	c.WaitConverged()
@@ -264,7 +264,7 @@ func TestWeakReadsSeeAcknowledgedWrites(t *testing.T) {
 	}
 }
 
-func TestH24FollowerReadsItsOwnWritesAtNone(t *testing.T) {
+func TestHazard24FollowerReadsItsOwnWritesAtNone(t *testing.T) {
 	c := testcluster.New(t, 3)
 	kv(t, c, 0)
 	n := c.Node(c.Follower())

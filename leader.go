@@ -89,6 +89,9 @@ func (n *Node) takeLead(ctx context.Context, term uint64) error {
 	if n.raftLeaderTerm() != term {
 		return fmt.Errorf("the term is over")
 	}
+	if v := n.dbs.writeFormat(); v < formatMin {
+		return fmt.Errorf("a member reads formats up to %d only, and this version writes %d and newer: upgrade that member", v, formatMin)
+	}
 	n.dbs.lead(term)
 	return n.ensureSystem(ctx)
 }
@@ -343,7 +346,7 @@ func (n *Node) sendNudge(g nudge) {
 		go func() {
 			var resp raft.AppendEntriesResponse
 			err := n.raftNet.AppendEntries(s.ID, s.Address, req, &resp)
-			n.peers.nudged(string(s.ID), err)
+			n.peers.nudged(string(s.ID), err == nil && resp.Success)
 			select {
 			case done <- struct{}{}:
 			default:

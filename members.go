@@ -25,6 +25,24 @@ const (
 	formatMax uint16 = 1
 )
 
+// writeFormat is the version that nodes write: the newest that every member on record
+// reads, learners included, and this node itself.
+func (s *databases) writeFormat() uint16 {
+	v := formatMax
+	for _, m := range s.allMembers() {
+		v = min(v, m.formatMax)
+	}
+	return v
+}
+
+// checkFormats keeps a node out that could not read what the cluster writes.
+func (s *databases) checkFormats(c memberChange) error {
+	if v := s.writeFormat(); c.FormatMin > v || c.FormatMax < v {
+		return fmt.Errorf("colmena: node %q reads formats %d to %d, and the cluster writes %d: start it with a version that reads that", c.ID, c.FormatMin, c.FormatMax, v)
+	}
+	return nil
+}
+
 // Member is a node of the cluster.
 type Member struct {
 	ID     string
@@ -173,6 +191,9 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 	var err error
 	switch c.Kind {
 	case changeJoin:
+		if err := n.dbs.checkFormats(c); err != nil {
+			return err
+		}
 		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
 	case changePromote:
 		steps, err = membership.Promote(v, c.ID)

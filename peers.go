@@ -61,8 +61,8 @@ func (p *peerBook) forget(id string) {
 	}
 }
 
-// nudgeable reports whether a follower may be nudged: one that could not be reached
-// is left to raft for a while.
+// nudgeable reports whether a follower may be nudged: one that could not be reached, or
+// lags, is left to raft for a while.
 func (p *peerBook) nudgeable(id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,13 +71,13 @@ func (p *peerBook) nudgeable(id string) bool {
 
 const nudgePause = 200 * time.Millisecond
 
-func (p *peerBook) nudged(id string, err error) {
+func (p *peerBook) nudged(id string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mute == nil {
 		p.mute = map[string]time.Time{}
 	}
-	if err != nil {
+	if !ok {
 		p.mute[id] = time.Now().Add(nudgePause)
 	} else {
 		delete(p.mute, id)

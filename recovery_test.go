@@ -116,7 +116,7 @@ func TestAllNodesStopAtOnceUnderLoad(t *testing.T) {
 	l.stop()
 }
 
-func TestH25EveryAddressChanges(t *testing.T) {
+func TestHazard25EveryAddressChanges(t *testing.T) {
 	for _, all := range []bool{false, true} {
 		t.Run(fmt.Sprintf("JoinListsAll=%t", all), func(t *testing.T) {
 			c := testcluster.New(t, 3)
@@ -213,7 +213,7 @@ func TestFollowerComesBackByACopy(t *testing.T) {
 	}
 }
 
-func TestCopyUnderLoad(t *testing.T) {
+func TestHazard19CopyUnderLoad(t *testing.T) {
 	c := testcluster.New(t, 3, shortLog)
 	l := startLoad(t, c, 4)
 	for range max(1, size(20)/10) {

@@ -70,7 +70,7 @@ func (n *Node) Status() Status {
 	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
 	s.Leader, _, _ = n.leader()
 	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
-	s.Format = FormatStatus{formatMin, formatMax, formatMax}
+	s.Format = FormatStatus{formatMin, formatMax, n.dbs.writeFormat()}
 	switch last := n.raft.LastContact(); {
 	case s.Ready:
 	case last.IsZero():

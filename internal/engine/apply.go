@@ -15,10 +15,17 @@ import (
 type DivergedError struct {
 	Mark   wire.Mark
 	Detail string
+	// Proposer and Here are the fingerprints of the engine that ran the entry first and
+	// of this one. Where they differ that may be all there is to it (H12).
+	Proposer, Here uint64
 }
 
 func (e *DivergedError) Error() string {
-	return fmt.Sprintf("entry %v gave another result here than on the leader: %s", e.Mark, e.Detail)
+	s := fmt.Sprintf("entry %v gave another result here than on the leader: %s", e.Mark, e.Detail)
+	if e.Proposer != e.Here {
+		s += fmt.Sprintf("; the leader ran another engine (fingerprint %016x, here %016x): another version of SQLite or another kind of processor; have all nodes run the same build", e.Proposer, e.Here)
+	}
+	return s
 }
 
 // A GapError says that an entry stands on one this file does not hold (H2, H3).
@@ -183,7 +190,7 @@ func (d *DB) replayEntry(tx *replayTx, it *logItem) {
 		}
 	}
 	if err := d.replayUnits(tx, it.mark); err != nil {
-		d.stop(tx, d.replayFailure(it.mark, err))
+		d.stop(tx, replayFailure(it.mark, d.entry.Engine, err))
 		return
 	}
 	tx.mark = it.mark
@@ -213,7 +220,7 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 	for i := range d.entry.Units {
 		u := &d.entry.Units[i]
 		if _, v := d.memory.look(u.ID); v != requestFresh {
-			return &DivergedError{mark, fmt.Sprintf("unit %v was applied before", u.ID)}
+			return &DivergedError{Detail: fmt.Sprintf("unit %v was applied before", u.ID)}
 		}
 		// FTS5 writes out what it gathered at every savepoint, so its shadow tables are
 		// those of the leader only if a unit begins and ends here as it does there (H6).
@@ -273,10 +280,10 @@ func (d *DB) replay(u *wire.EntryUnit) (*wire.Rows, error) {
 // replayFailure tells a local failure from a divergence. Both stop the replica; a
 // statement that succeeded on the leader and fails here for a reason of its own
 // means that the replicas have parted.
-func (d *DB) replayFailure(mark wire.Mark, err error) error {
+func replayFailure(mark wire.Mark, proposer uint64, err error) error {
 	var div *DivergedError
 	if errors.As(err, &div) {
-		div.Mark = mark
+		div.Mark, div.Proposer, div.Here = mark, proposer, sqlite.Fingerprint()
 		return div
 	}
 	var se *sqlite.Error
@@ -285,7 +292,7 @@ func (d *DB) replayFailure(mark wire.Mark, err error) error {
 		case sqlite.Full, sqlite.IOErr, sqlite.NoMem, sqlite.CantOpen, sqlite.Busy, sqlite.Locked, sqlite.Interrupt, sqlite.ReadOnly, sqlite.Corrupt, sqlite.NotADB, sqlite.Protocol:
 			return fmt.Errorf("entry %v could not be applied: %w", mark, err)
 		}
-		return &DivergedError{mark, err.Error()}
+		return &DivergedError{Mark: mark, Detail: err.Error(), Proposer: proposer, Here: sqlite.Fingerprint()}
 	}
 	return fmt.Errorf("entry %v could not be applied: %w", mark, err)
 }

@@ -41,7 +41,7 @@ func TestHazard19PinWhoseContextEndsLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestSyncBesideClose(t *testing.T) {
+func TestHazard18SyncBesideClose(t *testing.T) {
 	for range 10 {
 		g := newGroup(t, 1)
 		d := g.dbs[0]
@@ -106,7 +106,7 @@ func TestHazard09FailuresWaitForTheTermToBeConfirmed(t *testing.T) {
 	}
 }
 
-func TestQueueIsBoundedInBytes(t *testing.T) {
+func TestHazard27QueueIsBoundedInBytes(t *testing.T) {
 	g := newGroup(t, 1)
 	d := g.dbs[0]
 	g.must("CREATE TABLE t(a)")

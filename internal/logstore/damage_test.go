@@ -147,7 +147,7 @@ func childMain(path string) int {
 }
 
 // A damaged file never takes the process down and is never believed. The sweep runs in a child process, whose death would be the finding.
-func TestDamageIsFoundAndNeverFatal(t *testing.T) {
+func TestHazard28DamageIsFoundAndNeverFatal(t *testing.T) {
 	path := writeSample(t)
 	trim(t, path)
 	cmd := exec.Command(os.Args[0])

@@ -96,7 +96,7 @@ func TestAStoreInUseIsRefused(t *testing.T) {
 	mustOpen(t, cfg)
 }
 
-func TestEntriesAboveTheBoundAreRefused(t *testing.T) {
+func TestHazard28EntriesAboveTheBoundAreRefused(t *testing.T) {
 	s := mustOpen(t, Config{Path: storePath(t), MaxEntryBytes: 1000})
 	if err := s.StoreLogs([]*raft.Log{entryAt(1, 10), entryAt(2, 1001)}); !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("a large entry: %v", err)
@@ -188,7 +188,7 @@ func TestTheCacheNeverDisagreesWithTheFile(t *testing.T) {
 	must(t, s.Verify(t.Context()))
 }
 
-func TestAFailedWriteIsFinal(t *testing.T) {
+func TestHazard28AFailedWriteIsFinal(t *testing.T) {
 	for _, op := range []string{durable.OpAppend, durable.OpSync} {
 		t.Run(op, func(t *testing.T) {
 			var fatal atomic.Int32
@@ -288,7 +288,7 @@ func TestAFailedRewriteKeepsTheMarker(t *testing.T) {
 	expectRange(t, s, 1, 5)
 }
 
-func TestLateWritesAreReported(t *testing.T) {
+func TestHazard26LateWritesAreReported(t *testing.T) {
 	type report struct {
 		d time.Duration
 	}

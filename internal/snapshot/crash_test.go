@@ -87,9 +87,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestKilledAtEveryStep kills the process at each crash point, and at each write and rename, and holds that the next start is unattended, has lost nothing
+// TestHazard16KilledAtEveryStep kills the process at each crash point, and at each write and rename, and holds that the next start is unattended, has lost nothing
 // that was done, and leaves no litter.
-func TestKilledAtEveryStep(t *testing.T) {
+func TestHazard16KilledAtEveryStep(t *testing.T) {
 	t.Parallel()
 	stream := copyStream(t, smallFiles(wire.Mark{Term: 2, Index: 100}))
 	points := []string{

@@ -145,7 +145,7 @@ func TestDamagedManifestsAreSkippedAndKept(t *testing.T) {
 	}
 }
 
-func TestOpenStreamsACopyOfTheExactSize(t *testing.T) {
+func TestHazard19StreamHasTheExactSizeAndHoldsNoPin(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	mark := wire.Mark{Term: 2, Index: 100}
 	r.copier.files = leaderFiles(mark)
@@ -317,7 +317,7 @@ func checkToys(t *testing.T, r *rig) {
 	}
 }
 
-func TestReceivedCopyIsRefusedWhole(t *testing.T) {
+func TestHazard19ReceivedCopyIsRefusedWhole(t *testing.T) {
 	mark := wire.Mark{Term: 2, Index: 100}
 	good := copyStream(t, smallFiles(mark))
 	unsound := smallFiles(mark)
@@ -399,7 +399,7 @@ func TestNewerStagedSnapshotReplacesTheEarlier(t *testing.T) {
 	}
 }
 
-func TestStartWithAStagedSnapshotNeedsRecover(t *testing.T) {
+func TestHazard16StartWithAStagedSnapshotNeedsRecover(t *testing.T) {
 	dir := t.TempDir()
 	r := newRig(t, dir)
 	stream := copyStream(t, smallFiles(wire.Mark{Term: 2, Index: 100}))
@@ -429,7 +429,7 @@ func TestStartWithAStagedSnapshotNeedsRecover(t *testing.T) {
 	checkToys(t, r)
 }
 
-func TestRecoverGivesUpAnIncompleteStage(t *testing.T) {
+func TestHazard16RecoverGivesUpAnIncompleteStage(t *testing.T) {
 	for _, what := range []string{"gone", "file gone", "file damaged", "file too many", "older than a local snapshot"} {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()
@@ -479,7 +479,7 @@ func TestRecoverGivesUpAnIncompleteStage(t *testing.T) {
 	}
 }
 
-func TestCheckFiles(t *testing.T) {
+func TestHazard16FilesBehindTheirMarkAreRefused(t *testing.T) {
 	r := newRig(t, t.TempDir())
 	if err := r.store.CheckFiles(nil); err != nil {
 		t.Errorf("no snapshot: %v", err)
@@ -519,8 +519,8 @@ func TestCheckFiles(t *testing.T) {
 	}
 }
 
-// TestInstallFailsWholly fails each file operation of receiving and installing in turn: the node stays as it was, and trying again succeeds.
-func TestInstallFailsWholly(t *testing.T) {
+// TestHazard16InstallFailsWholly fails each file operation of receiving and installing in turn: the node stays as it was, and trying again succeeds.
+func TestHazard16InstallFailsWholly(t *testing.T) {
 	stream := copyStream(t, smallFiles(wire.Mark{Term: 2, Index: 100}))
 	step := 1
 	if testing.Short() {

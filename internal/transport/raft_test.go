@@ -161,9 +161,9 @@ func waitSeen(t *testing.T, members []*member, value string) {
 	}
 }
 
-// TestRaftMovesToOtherPorts has three nodes elect and apply over TLS, then each in
+// TestHazard25RaftMovesToOtherPorts has three nodes elect and apply over TLS, then each in
 // turn restarts on another port and goes on.
-func TestRaftMovesToOtherPorts(t *testing.T) {
+func TestHazard25RaftMovesToOtherPorts(t *testing.T) {
 	_, members, listen := raftCluster(t, 3)
 	apply(t, members, "first")
 	waitSeen(t, members, "first")
@@ -225,8 +225,8 @@ func slicesWithout(ms []*member, not *member) []*member {
 	return out
 }
 
-// TestMuteMovesLeadership mutes the leader, as its disk watchdog would.
-func TestMuteMovesLeadership(t *testing.T) {
+// TestHazard26MuteMovesLeadership mutes the leader, as its disk watchdog would.
+func TestHazard26MuteMovesLeadership(t *testing.T) {
 	_, members, _ := raftCluster(t, 3)
 	leader := apply(t, members, "first")
 	leader.tr.Mute(true)
