@@ -48,7 +48,8 @@ type Node struct {
 	group   *lifecycle.Group
 	cleanup lifecycle.Cleanups
 	dbs     *databases
-	empty   *engine.Empty // what is read of a database before its first write
+	library *engine.Library // the application's functions and collations
+	empty   *engine.Empty   // what is read of a database before its first write
 	store   *logstore.Store
 	snaps   *snapshot.Store
 	gens    *snapshot.Generations
@@ -59,6 +60,7 @@ type Node struct {
 	raft    *raft.Raft
 
 	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
+	gaveUp    time.Time     // when leadership was last handed on because of a halt; the leadership goroutine's
 	resigning atomic.Bool   // it hands leadership on, and leads no more until that has failed
 	applied   atomic.Uint64 // last index handed to the databases
 	// delivering is held while entries are handed to the databases.
@@ -78,10 +80,13 @@ type Node struct {
 	nudges     chan nudge
 	count      nodeCounters
 
-	halted    atomic.Pointer[error]
-	closeOnce sync.Once
-	closeErr  error
-	done      chan struct{} // closed when Close begins
+	halted atomic.Pointer[error]
+	// missedFrom is the first entry that did not reach its database, 0 if none. Written
+	// while delivering is held.
+	missedFrom atomic.Uint64
+	closeOnce  sync.Once
+	closeErr   error
+	done       chan struct{} // closed when Close begins
 
 	defaultMu sync.Mutex
 	defaultDB *sql.DB
@@ -96,7 +101,8 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
 		stateCh: make(chan struct{}), done: make(chan struct{}), nudges: make(chan nudge, 1)}
-	n.empty = engine.NewEmpty(n.done)
+	n.library = n.newLibrary()
+	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests.register = n.registerOrigin
 	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
@@ -166,7 +172,7 @@ func (n *Node) openFiles() error {
 	n.gens = gens
 	n.snaps, err = snapshot.New(snapshot.Config{
 		Dir: filepath.Join(dir, "snapshots"), ScratchDir: filepath.Join(dir, "scratch"), Generations: gens, Logger: n.log,
-		Copier: func() snapshot.Copier { return n.dbs }, Fold: engine.Fold, Verify: engine.Verify, Accept: n.acceptCopy,
+		Copier: func() snapshot.Copier { return n.dbs }, Fold: engine.Fold, Verify: n.library.Verify, Accept: n.acceptCopy,
 	})
 	if err != nil {
 		return err
@@ -231,6 +237,12 @@ func (n *Node) startRaft() error {
 	if err := n.bootstrap(conf); err != nil {
 		return err
 	}
+	// The files hold what the newest snapshot covers; raft delivers what follows.
+	if list, err := n.snaps.List(); err != nil {
+		return err
+	} else if len(list) > 0 {
+		n.applied.Store(list[0].Index)
+	}
 	err := n.store.Contain(func() (err error) {
 		n.raft, err = raft.NewRaft(conf, &fsm{n}, boundaryLog{n.store.Log(), n.snaps}, n.store.Stable(), n.snaps, n.raftNet)
 		return err
@@ -278,8 +290,11 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 		}
 		return nil
 	}
+	if n.id.ClusterID != "" && !n.id.Forming {
+		return fmt.Errorf("colmena: directory %s has begun to join cluster %s: set Join to go on with that, or wipe the directory to form another cluster", n.cfg.DataDir, n.id.ClusterID)
+	}
 	if n.id.ClusterID == "" {
-		n.id.ClusterID = randomID()
+		n.id.ClusterID, n.id.Forming = randomID(), true
 		if err := n.id.save(n.cfg.DataDir); err != nil {
 			return err
 		}
@@ -332,16 +347,16 @@ func (n *Node) serve() error {
 }
 
 func (n *Node) engineConfig(name string, incarnation uint64, path string) engine.Config {
-	shown := name
+	shown, library := name, n.library
 	if incarnation == 0 {
-		shown = "system"
+		shown, library = "system", nil
 	}
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
 		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.confirmTerm,
 		Halt:    func(err error) { n.replicaHalted(n.dbs.nameOf(incarnation, shown), err) },
 		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.nameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
-		Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
+		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
 		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, ReadConns: n.cfg.ReadConns,
 	}
 }

@@ -85,6 +85,11 @@ type Config struct {
 	// their own text. Default Reject.
 	NonDeterministic NonDeterministic
 
+	// Functions and Collations add to SQL on every database. They are the application's
+	// code: give the same to all nodes. See Function.
+	Functions  []Function
+	Collations []Collation
+
 	// LeaderWait is how long writes, and reads that need a leader, wait for one before
 	// ErrNoLeader; the context may end earlier. Default 10 s; negative: not at all.
 	LeaderWait time.Duration
@@ -200,6 +205,7 @@ func (c *Config) check() error {
 		}
 	}
 	c.checkAddresses(bad)
+	c.checkFunctions(bad)
 	if c.AllowPlain && c.TLS == nil {
 		bad("AllowPlain means nothing without TLS")
 	}

@@ -28,7 +28,7 @@ const (
 	systemSchema = `CREATE TABLE cluster(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE databases(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE);
 CREATE TABLE members(id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, addr TEXT NOT NULL, voter INTEGER NOT NULL,
-	engine INTEGER NOT NULL, format_min INTEGER NOT NULL, format_max INTEGER NOT NULL) WITHOUT ROWID;
+	engine INTEGER NOT NULL, format_min INTEGER NOT NULL, format_max INTEGER NOT NULL, functions TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE instances(origin INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT NULL);
 INSERT INTO cluster VALUES('id', ?1), ('schema', 1);`
 )
@@ -39,6 +39,7 @@ type member struct {
 	voter                 bool
 	engine                uint64
 	formatMin, formatMax  uint16
+	functions             string // engine.Library.List of the node
 }
 
 // databases is the set of open databases, as the system database says. The log's
@@ -86,12 +87,11 @@ func (s *databases) open(dir string, fresh bool) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.dir, s.sys = dir, sys
-	s.byName, s.byInc = map[string]*engine.DB{}, map[uint64]*engine.DB{}
-	s.mu.Unlock()
-	if err := s.reload(); err != nil {
-		return errors.Join(err, s.close())
+	s.change.Lock()
+	defer s.change.Unlock()
+	// Until all of it is open, readers find what was open before, closed, and wait.
+	if err := s.loadLocked(sys, dir, nil); err != nil {
+		return errors.Join(err, sys.Close())
 	}
 	return nil
 }
@@ -190,15 +190,19 @@ func (s *databases) watch() <-chan struct{} {
 func (s *databases) reload() error {
 	s.change.Lock()
 	defer s.change.Unlock()
-	sys := s.system()
+	s.mu.RLock()
+	sys, dir, have := s.sys, s.dir, maps.Clone(s.byInc)
+	s.mu.RUnlock()
+	return s.loadLocked(sys, dir, have)
+}
+
+// loadLocked makes the set what sys says, in one step. have is what is open of it.
+func (s *databases) loadLocked(sys *engine.DB, dir string, have map[uint64]*engine.DB) error {
 	at := sys.Mark().Index
 	cat, err := readCatalogue(sys)
 	if err != nil {
 		return fmt.Errorf("colmena: system database: %w", err)
 	}
-	s.mu.RLock()
-	have := maps.Clone(s.byInc)
-	s.mu.RUnlock()
 	opened := map[uint64]*engine.DB{}
 	var renamed []*engine.DB
 	for inc, name := range cat.databases {
@@ -209,17 +213,19 @@ func (s *databases) reload() error {
 			}
 			continue
 		}
-		if opened[inc], err = s.openOne(name, inc); err != nil {
+		d, err := s.openOne(dir, name, inc)
+		if err != nil {
 			for inc, d := range opened {
-				if have[inc] == nil && d != nil {
+				if have[inc] == nil {
 					_ = d.Close()
 				}
 			}
 			return err
 		}
+		opened[inc] = d
 	}
 	err = s.rename(cat, renamed, opened)
-	s.publish(cat, opened, at)
+	s.publish(cat, sys, dir, opened, at)
 	for inc, d := range have {
 		if opened[inc] == nil {
 			s.remove(d)
@@ -247,18 +253,18 @@ func (s *databases) rename(cat catalogue, renamed []*engine.DB, opened map[uint6
 	return err
 }
 
-func (s *databases) openOne(name string, inc uint64) (*engine.DB, error) {
-	path := filepath.Join(s.dir, fileName(inc))
+func (s *databases) openOne(dir, name string, inc uint64) (*engine.DB, error) {
+	path := filepath.Join(dir, fileName(inc))
 	if err := engine.Create(path, name, inc); err != nil {
 		return nil, err
 	}
 	return engine.Open(s.cfg(name, inc, path))
 }
 
-func (s *databases) publish(cat catalogue, opened map[uint64]*engine.DB, at uint64) {
+func (s *databases) publish(cat catalogue, sys *engine.DB, dir string, opened map[uint64]*engine.DB, at uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.loaded = at
+	s.sys, s.dir, s.loaded = sys, dir, at
 	s.byInc, s.highest, s.members, s.cluster = opened, cat.highest, cat.members, cat.cluster
 	s.byName = make(map[string]*engine.DB, len(opened))
 	for _, d := range opened {
@@ -308,6 +314,16 @@ func (s *databases) stepDown() {
 func (s *databases) drain(ctx context.Context) error {
 	for _, d := range s.all() {
 		if err := d.Drain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle waits until everything delivered is applied, and not for writes that run.
+func (s *databases) settle(ctx context.Context) error {
+	for _, d := range s.all() {
+		if err := errors.Join(d.Settle(ctx), d.Err()); err != nil {
 			return err
 		}
 	}
@@ -407,9 +423,9 @@ func readCatalogue(sys *engine.DB) (c catalogue, err error) {
 			c.highest = uint64(cur.Value(0).Int64())
 		}),
 		scan(r, "SELECT value FROM cluster WHERE key='id'", func(cur *engine.Cursor) { c.cluster = cur.Value(0).String() }),
-		scan(r, "SELECT id, incarnation, addr, voter, engine, format_min, format_max FROM members", func(cur *engine.Cursor) {
+		scan(r, "SELECT id, incarnation, addr, voter, engine, format_min, format_max, functions FROM members", func(cur *engine.Cursor) {
 			m := member{id: cur.Value(0).String(), incarnation: cur.Value(1).String(), addr: cur.Value(2).String(), voter: cur.Value(3).Int64() != 0,
-				engine: uint64(cur.Value(4).Int64()), formatMin: uint16(cur.Value(5).Int64()), formatMax: uint16(cur.Value(6).Int64())}
+				engine: uint64(cur.Value(4).Int64()), formatMin: uint16(cur.Value(5).Int64()), formatMax: uint16(cur.Value(6).Int64()), functions: cur.Value(7).String()}
 			c.members[m.id] = m
 		}))
 }

@@ -139,7 +139,8 @@ func SafeToRetry(err error) bool {
 	var nd *NonDeterministicError
 	var re *RefusedError
 	var le *LimitError
-	return errors.As(err, &se) || errors.As(err, &nd) || errors.As(err, &re) || errors.As(err, &le)
+	var fe *FunctionNotReadyError
+	return errors.As(err, &fe) || errors.As(err, &se) || errors.As(err, &nd) || errors.As(err, &re) || errors.As(err, &le)
 }
 
 // outcomeError is an error of a write that says what is known of it.

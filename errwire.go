@@ -3,6 +3,7 @@ package colmena
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -19,6 +20,7 @@ func errorToWire(err error) *wire.Error {
 		ref  *engine.RefusedError
 		big  *engine.TooLargeError
 		arg  *engine.ArgumentError
+		late *engine.NotReadyError
 		user *SQLError
 	)
 	switch {
@@ -30,6 +32,8 @@ func errorToWire(err error) *wire.Error {
 		return &wire.Error{Code: wire.ErrNonDeterministic, Offset: int32(nd.Offset), Msg: nd.Function}
 	case errors.As(err, &ref):
 		return &wire.Error{Code: wire.ErrRefused, Msg: ref.What, Detail: ref.Advice}
+	case errors.As(err, &late):
+		return &wire.Error{Code: wire.ErrFunctionNotReady, Msg: late.Name, Detail: strings.Join(late.Missing, "\n")}
 	case errors.As(err, &big):
 		return &wire.Error{Code: wire.ErrTooLarge, Msg: big.Error()}
 	case errors.As(err, &arg):
@@ -85,6 +89,8 @@ func errorFromWire(e *wire.Error) error {
 		return &NonDeterministicError{Function: e.Msg, Offset: int(e.Offset), SQL: e.SQL}
 	case wire.ErrRefused:
 		return &RefusedError{What: e.Msg, Advice: e.Detail}
+	case wire.ErrFunctionNotReady:
+		return &FunctionNotReadyError{Name: e.Msg, Missing: strings.Split(e.Detail, "\n")}
 	case wire.ErrTooLarge:
 		return &LimitError{Msg: e.Msg}
 	case wire.ErrNoHandler:

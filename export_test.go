@@ -1,7 +1,20 @@
 package colmena
 
+import (
+	"context"
+	"sync"
+)
+
 // Partition cuts a node off from those for which f is true; nil heals.
 func (n *Node) Partition(f func(nodeID string) bool) { n.net.Partition(f) }
 
 // SetTrailingLogs sets how many entries before a snapshot are kept.
 func SetTrailingLogs(c *Config, entries uint64) { c.trailingLogs = entries }
+
+// HoldDatabase keeps the owner of a database busy until release is called.
+func (n *Node) HoldDatabase(name string) (release func()) {
+	hold, held := make(chan struct{}), make(chan struct{})
+	go func() { _ = n.dbs.get(name).Do(context.Background(), func() { close(held); <-hold }) }()
+	<-held
+	return sync.OnceFunc(func() { close(hold) })
+}

@@ -39,7 +39,7 @@ func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 func (f *fsm) deliver(l *raft.Log) {
 	inc, _, _, _, err := wire.EntryOwner(l.Data)
 	if err != nil {
-		f.n.replicaHalted("log", fmt.Errorf("entry %d/%d cannot be read: %w", l.Term, l.Index, err))
+		f.n.missed(l.Index, "log", fmt.Errorf("entry %d/%d cannot be read: %w", l.Term, l.Index, err))
 		return
 	}
 	mark := wire.Mark{Term: l.Term, Index: l.Index}
@@ -48,7 +48,7 @@ func (f *fsm) deliver(l *raft.Log) {
 	case db == nil && known:
 		return // of a database that was dropped
 	case db == nil:
-		f.n.replicaHalted("log", fmt.Errorf("entry %v belongs to database %d, which this node does not know", mark, inc))
+		f.n.missed(l.Index, "log", fmt.Errorf("entry %v belongs to database %d, which this node does not know", mark, inc))
 		return
 	}
 	db.Deliver(mark, l.Data)
@@ -59,10 +59,19 @@ func (f *fsm) deliver(l *raft.Log) {
 		return // halted, and reported
 	}
 	if err := f.n.dbs.reload(); err != nil {
-		f.n.replicaHalted("system", err)
+		f.n.missed(l.Index, "system", err)
 		return
 	}
 	f.n.catalogueChanged()
+}
+
+// missed notes that entries from index on did not reach their databases, and halts:
+// before this node goes on they must be read from the log again.
+func (n *Node) missed(index uint64, name string, err error) {
+	if from := n.missedFrom.Load(); from == 0 || index < from {
+		n.missedFrom.Store(index)
+	}
+	n.replicaHalted(name, err)
 }
 
 // Snapshot implements raft.FSM. A replica that has not applied what it was given
@@ -76,7 +85,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), snapshotDrain)
 	defer cancel()
-	if err := f.n.dbs.drain(ctx); err != nil {
+	if err := f.n.dbs.settle(ctx); err != nil {
 		return nil, fmt.Errorf("colmena: snapshot: %w", err)
 	}
 	return &fsmSnapshot{n: f.n, manifest: f.n.dbs.manifest(f.n.clusterID())}, nil
@@ -94,12 +103,15 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return err
 	}
 	n := f.n
-	n.hooks.gap()
+	n.delivering.Lock()
+	defer n.delivering.Unlock()
 	if err := n.snaps.Install(id, n.dbs.close, func(dir string) error { return n.dbs.open(dir, false) }); err != nil {
 		n.replicaHalted("system", fmt.Errorf("a copy from the leader could not be installed: %w", err))
 		return err
 	}
 	n.halted.Store(nil)
+	n.missedFrom.Store(0) // the copy holds them
+	n.hooks.gap()
 	if list, err := n.snaps.List(); err == nil && len(list) > 0 {
 		n.applied.Store(max(n.applied.Load(), list[0].Index)) // the newest is the one installed
 	}

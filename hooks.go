@@ -130,18 +130,30 @@ func (q *hookQueue) add(ev ApplyEvent) {
 	}
 }
 
-// gap says that entries will be skipped, because a copy is installed.
+// gap says that entries were skipped, because a copy was installed.
 func (q *hookQueue) gap() {
 	if q.n.cfg.OnApply == nil {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var from uint64
-	for _, i := range q.seen {
-		from = max(from, i)
+	g := Gap{From: 1}
+	for _, d := range q.n.dbs.all() {
+		name, now := d.Name(), d.Mark().Index
+		if d.Incarnation() == 0 {
+			continue
+		}
+		if from := q.seen[name] + 1; g.To == 0 || from < g.From {
+			g.From = from // the database that was told of least far
+		}
+		g.To = max(g.To, now)
+		q.seen[name] = max(q.seen[name], now)
 	}
-	q.add(ApplyEvent{Gap: &Gap{From: from + 1}})
+	if q.lost != nil {
+		q.lost.From, q.lost.To = min(q.lost.From, g.From), max(q.lost.To, g.To)
+		return
+	}
+	q.add(ApplyEvent{Gap: &g})
 }
 
 func (q *hookQueue) run(ctx context.Context) {

@@ -24,6 +24,8 @@ type identity struct {
 	Incarnation string
 	// StoreID is kept in the log store too: one that was swapped is noticed.
 	StoreID string
+	// Forming says that this node gave ClusterID itself, to form a cluster.
+	Forming bool
 	// Formed is set once the node has formed a cluster or entered one, so that a start
 	// cut short while forming one is told from a lost log.
 	Formed bool

@@ -83,7 +83,7 @@ func (n *Node) introduce(ctx context.Context, in *introducer) {
 		}
 		return
 	}
-	c := memberChange{Kind: changeJoin, ID: want.id, Incarnation: want.incarnation, Addr: want.addr, Voter: want.voter, Engine: want.engine, FormatMin: formatMin, FormatMax: formatMax}
+	c := memberChange{Kind: changeJoin, ID: want.id, Incarnation: want.incarnation, Addr: want.addr, Voter: want.voter, Engine: want.engine, FormatMin: formatMin, FormatMax: formatMax, Functions: want.functions}
 	var err error
 	switch {
 	case led && local:

@@ -3,6 +3,7 @@ package colmena
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -48,12 +49,17 @@ const leaderTick = 100 * time.Millisecond
 func (n *Node) followLeadership(ctx context.Context) {
 	term := n.raftLeaderTerm()
 	if have := n.leading.Load(); have != 0 && have != term {
-		n.leading.Store(0)
-		n.dbs.stepDown()
-		n.stateChanged()
-		n.event(Event{Kind: EventLeadershipLost, Term: have})
+		n.loseLead()
 	}
-	if term == 0 || n.leading.Load() == term || n.halted.Load() != nil || n.resigning.Load() {
+	if term == 0 || n.leading.Load() == term || n.resigning.Load() {
+		return
+	}
+	if n.halted.Load() != nil {
+		// It can win an election, its log being whole, and must not keep what it won.
+		if time.Since(n.gaveUp) > giveUpPause && n.otherVoters() {
+			n.gaveUp = time.Now()
+			n.group.Go("give up leadership", n.giveUpLeadership)
+		}
 		return
 	}
 	if err := n.takeLead(ctx, term); err != nil {
@@ -64,6 +70,19 @@ func (n *Node) followLeadership(ctx context.Context) {
 	n.stateChanged()
 	n.log.Info("leading", "term", term)
 	n.event(Event{Kind: EventLeadershipWon, Term: term})
+}
+
+// giveUpPause is how often a node that cannot lead tries to hand on what it won.
+const giveUpPause = time.Second
+
+// loseLead closes the databases for writing.
+func (n *Node) loseLead() {
+	term := n.leading.Swap(0)
+	n.dbs.stepDown()
+	n.stateChanged()
+	if term != 0 {
+		n.event(Event{Kind: EventLeadershipLost, Term: term})
+	}
 }
 
 // raftLeaderTerm is the term in which raft holds this node for the leader, 0 if none.
@@ -88,6 +107,9 @@ func (n *Node) takeLead(ctx context.Context, term uint64) error {
 	}
 	if n.raftLeaderTerm() != term {
 		return fmt.Errorf("the term is over")
+	}
+	if at := n.dbs.system().Mark().Index; n.missedFrom.Load() != 0 || !n.dbs.follows(at) {
+		return fmt.Errorf("the databases do not follow entry %d yet", at)
 	}
 	if v := n.dbs.writeFormat(); v < formatMin {
 		return fmt.Errorf("a member reads formats up to %d only, and this version writes %d and newer: upgrade that member", v, formatMin)
@@ -259,9 +281,7 @@ func (n *Node) resign(ctx context.Context, id string) error {
 		n.resigning.Store(false)
 		n.stateChanged()
 	}()
-	n.leading.Store(0)
-	n.stateChanged()
-	n.dbs.stepDown()
+	n.loseLead()
 	_ = n.dbs.drain(ctx) // what is not decided by then is looked up by its request ID
 	if n.raftLeaderTerm() == 0 {
 		return nil
@@ -286,18 +306,17 @@ func (n *Node) handOver(ctx context.Context) {
 	if n.raft == nil || n.leading.Load() == 0 {
 		return
 	}
-	voters := 0
-	for _, s := range n.servers() {
-		if s.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	if voters < 2 {
+	if !n.otherVoters() {
 		return
 	}
 	if err := n.resign(ctx, ""); err != nil {
 		n.log.Warn("leadership could not be handed over", "err", err)
 	}
+}
+
+// otherVoters reports whether anybody else could lead.
+func (n *Node) otherVoters() bool {
+	return slices.ContainsFunc(n.servers(), func(s raft.Server) bool { return s.Suffrage == raft.Voter && string(s.ID) != n.id.NodeID })
 }
 
 // servers is raft's present configuration.

@@ -52,7 +52,7 @@ func (n *Node) Load(ctx context.Context, db string, r io.Reader) error {
 	if err := receiveFile(ctx, path, r); err != nil {
 		return fmt.Errorf("colmena: load of database %q: reading the file: %w", name, err)
 	}
-	plain, err := engine.OpenPlain(ctx, path)
+	plain, err := engine.OpenPlain(ctx, path, n.library)
 	if err != nil {
 		return fmt.Errorf("colmena: load of database %q: %w", name, loadError(err))
 	}

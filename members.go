@@ -125,6 +125,7 @@ type memberChange struct {
 	Voter                bool
 	Engine               uint64
 	FormatMin, FormatMax uint16
+	Functions            string
 }
 
 func (n *Node) changeMember(ctx context.Context, c memberChange) error {
@@ -186,6 +187,9 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 	if n.leading.Load() == 0 {
 		return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
 	}
+	if err := checkFunctionList(c.Functions); err != nil {
+		return err
+	}
 	v := n.memberView(ctx)
 	var steps []membership.Step
 	var err error
@@ -195,6 +199,9 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 			return err
 		}
 		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
+		if m, refresh := n.refreshed(c); err == nil && len(steps) == 0 && refresh {
+			steps = []membership.Step{{Kind: membership.StepRecord, ID: m.id, Member: membership.Member{ID: m.id, Incarnation: m.incarnation, Addr: m.addr, WantsVoter: m.voter}}}
+		}
 	case changePromote:
 		steps, err = membership.Promote(v, c.ID)
 	case changeDemote:
@@ -202,6 +209,9 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 	case changeRemove:
 		steps, err = membership.Remove(v, c.ID)
 	case changeTransfer:
+		if c.ID != "" && !slices.ContainsFunc(v.Servers, func(s membership.Server) bool { return s.ID == c.ID && s.Voter }) {
+			return fmt.Errorf("colmena: node %q is not a voter of this cluster, so it cannot lead", c.ID)
+		}
 		steps = []membership.Step{{Kind: membership.StepTransfer, ID: c.ID}}
 	default:
 		err = fmt.Errorf("colmena: unknown change of members %d", c.Kind)
@@ -226,9 +236,9 @@ func (n *Node) runStep(ctx context.Context, s membership.Step, c memberChange) e
 	n.log.Info("membership", "step", s.String())
 	switch s.Kind {
 	case membership.StepRecord:
-		m := member{id: s.Member.ID, incarnation: s.Member.Incarnation, addr: s.Member.Addr, voter: s.Member.WantsVoter, engine: c.Engine, formatMin: c.FormatMin, formatMax: c.FormatMax}
+		m := member{id: s.Member.ID, incarnation: s.Member.Incarnation, addr: s.Member.Addr, voter: s.Member.WantsVoter, engine: c.Engine, formatMin: c.FormatMin, formatMax: c.FormatMax, functions: c.Functions}
 		if old, ok := n.dbs.member(m.id); ok && c.Kind != changeJoin {
-			m.engine, m.formatMin, m.formatMax = old.engine, old.formatMin, old.formatMax
+			m.engine, m.formatMin, m.formatMax, m.functions = old.engine, old.formatMin, old.formatMax, old.functions
 		}
 		_, err := n.dbs.system().Exec(ctx, recordMember(m))
 		return err
@@ -294,7 +304,7 @@ type progress struct {
 }
 
 func recordMember(m member) wire.Unit {
-	args := wire.NewArgs(7)
+	args := wire.NewArgs(8)
 	args.Add(wire.Text(m.id))
 	args.Add(wire.Text(m.incarnation))
 	args.Add(wire.Text(m.addr))
@@ -306,11 +316,12 @@ func recordMember(m member) wire.Unit {
 	args.Add(wire.Int(int64(m.engine)))
 	args.Add(wire.Int(int64(m.formatMin)))
 	args.Add(wire.Int(int64(m.formatMax)))
-	return wire.Unit{Statements: []wire.Statement{{SQL: "INSERT OR REPLACE INTO members VALUES(?, ?, ?, ?, ?, ?, ?)", Args: args.Args()}}}
+	args.Add(wire.Text(m.functions))
+	return wire.Unit{Statements: []wire.Statement{{SQL: "INSERT OR REPLACE INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?)", Args: args.Args()}}}
 }
 
 func (n *Node) selfMember(voter bool) member {
-	m := member{id: n.id.NodeID, incarnation: n.id.Incarnation, voter: voter, engine: engineFingerprint(), formatMin: formatMin, formatMax: formatMax}
+	m := member{id: n.id.NodeID, incarnation: n.id.Incarnation, voter: voter, engine: engineFingerprint(), formatMin: formatMin, formatMax: formatMax, functions: n.library.List()}
 	if n.net != nil {
 		m.addr = n.net.Advertised()
 	}

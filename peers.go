@@ -19,6 +19,7 @@ type peerBook struct {
 	mu      sync.Mutex
 	heardOf map[string]wire.Hello
 	mute    map[string]time.Time // no nudges until
+	nudging map[string]bool      // a nudge is on its way
 }
 
 // resolve gives raft and the callers a member's address. The incarnation is the one on
@@ -66,7 +67,14 @@ func (p *peerBook) forget(id string) {
 func (p *peerBook) nudgeable(id string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.mute[id].IsZero() || time.Now().After(p.mute[id])
+	if p.nudging[id] || time.Now().Before(p.mute[id]) {
+		return false
+	}
+	if p.nudging == nil {
+		p.nudging = map[string]bool{}
+	}
+	p.nudging[id] = true // one at a time: a follower that hangs must not gather them
+	return true
 }
 
 const nudgePause = 200 * time.Millisecond
@@ -74,6 +82,7 @@ const nudgePause = 200 * time.Millisecond
 func (p *peerBook) nudged(id string, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	delete(p.nudging, id)
 	if p.mute == nil {
 		p.mute = map[string]time.Time{}
 	}

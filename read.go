@@ -50,10 +50,11 @@ func (n *Node) snapshot(ctx context.Context, db string, m readMode) (readSnapsho
 	if err := n.freshenHere(ctx, db, m); err != nil {
 		return nil, err
 	}
-	r, err := n.reader(context.Background(), db)
+	r, err := n.reader(ctx, db)
 	if err != nil {
 		return nil, err
 	}
+	r.Use(context.Background()) // each query brings its own
 	if err := r.Begin(); err != nil {
 		r.Release()
 		return nil, readError(err)
@@ -99,6 +100,9 @@ func (n *Node) reader(ctx context.Context, db string) (*engine.Reader, error) {
 		if !errors.Is(err, engine.ErrClosed) {
 			return r, err
 		}
+		if err := n.haltedErr(); err != nil {
+			return nil, err
+		}
 		select {
 		case <-watch:
 		case <-n.done:
@@ -119,6 +123,9 @@ func (n *Node) classify(ctx context.Context, db string, m readMode, sql string) 
 	var refused *engine.RefusedError
 	if errors.As(err, &refused) {
 		return 0, userError(err)
+	}
+	if errors.Is(err, ErrReplicaHalted) && !writes(sql) {
+		return engine.ClassRead, nil // the leader can answer it
 	}
 	if writes(sql) {
 		return engine.ClassWrite, nil // the leader judges it
@@ -156,6 +163,12 @@ func (n *Node) freshenHere(ctx context.Context, db string, m readMode) error {
 	for {
 		leader, err := n.freshen(ctx, db, m)
 		if err != nil || leader == "" {
+			return err
+		}
+		if d := n.dbs.get(db); d != nil && d.Err() != nil {
+			return userError(d.Err()) // it will not catch up by waiting
+		}
+		if err := n.pause(ctx, n.dbs.watch(), time.Now().Add(localPatience)); err != nil && !errors.Is(err, ErrNoLeader) {
 			return err
 		}
 	}

@@ -31,21 +31,46 @@ func (n *Node) reviveReplicas(ctx context.Context) {
 		if n.halted.Load() == nil {
 			continue
 		}
-		healthy := true
-		for _, d := range n.dbs.all() {
-			if d.Err() == nil {
-				continue
-			}
-			if err := n.revive(d); err != nil {
-				healthy = false
-				n.log.Warn("replica cannot go on yet", "db", d.Name(), "err", err)
-			}
+		if err := n.goOn(); err != nil {
+			n.log.Warn("this node cannot go on yet", "err", err)
+			continue
 		}
-		if healthy && n.store.Failure() == nil {
-			n.halted.Store(nil)
-			n.stateChanged()
+		n.halted.Store(nil)
+		n.stateChanged()
+		n.log.Info("this node goes on")
+	}
+}
+
+// goOn brings back everything that stopped, or tells what keeps it from that. The
+// log's goroutine delivers nothing meanwhile.
+func (n *Node) goOn() error {
+	n.delivering.Lock()
+	defer n.delivering.Unlock()
+	if err := n.store.Failure(); err != nil {
+		return err
+	}
+	for _, d := range n.dbs.all() {
+		if d.Err() == nil {
+			continue
+		}
+		if err := n.revive(d); err != nil {
+			return err
 		}
 	}
+	// The set of databases may have waited for one of them, and entries for the set.
+	if err := n.dbs.system().Drain(n.group.Context()); err != nil {
+		return err
+	}
+	if err := n.dbs.reload(); err != nil {
+		return err
+	}
+	if from := n.missedFrom.Load(); from != 0 {
+		if err := n.redeliver(from, func(uint64) bool { return true }); err != nil {
+			return err
+		}
+		n.missedFrom.Store(0)
+	}
+	return n.dbs.drain(n.group.Context())
 }
 
 // localFailure reports whether a replica stopped for a reason that may pass.
@@ -55,40 +80,28 @@ func localFailure(err error) bool {
 	return !errors.As(err, &div) && !errors.As(err, &gap) && !errors.Is(err, wire.ErrCorrupt)
 }
 
+// revive opens a stopped database anew and hands it what it has not applied.
 func (n *Node) revive(old *engine.DB) error {
 	if err := old.Err(); !localFailure(err) {
 		return err
 	}
-	// The log's goroutine delivers nothing meanwhile.
-	n.delivering.Lock()
-	defer n.delivering.Unlock()
 	d, err := n.dbs.reopen(old)
-	if err != nil {
-		return err
-	}
-	if err := n.redeliver(d); err != nil {
-		return err
-	}
-	// The set of databases may have waited for this one.
-	if err := d.Drain(n.group.Context()); err != nil {
-		return err
-	}
-	if err := n.dbs.reload(); err != nil {
-		return err
-	}
-	n.log.Info("replica goes on", "db", d.Name(), "mark", d.Mark().String())
-	return d.Err()
-}
-
-// redeliver hands a database the entries it has not applied, from the log.
-func (n *Node) redeliver(d *engine.DB) error {
-	first, err := n.store.FirstIndex()
 	if err != nil {
 		return err
 	}
 	// What the log no longer holds is older than a snapshot, and so in the file; a gap
 	// would be noticed.
-	for i := max(d.Mark().Index+1, first); i <= n.applied.Load(); i++ {
+	return n.redeliver(d.Mark().Index+1, func(inc uint64) bool { return inc == d.Incarnation() })
+}
+
+// redeliver hands databases their entries again, from the log; what they hold already
+// they pass over.
+func (n *Node) redeliver(from uint64, wanted func(incarnation uint64) bool) error {
+	first, err := n.store.FirstIndex()
+	if err != nil {
+		return err
+	}
+	for i := max(from, first); i <= n.applied.Load(); i++ {
 		var l raft.Log
 		if err := n.store.GetLog(i, &l); err != nil {
 			return fmt.Errorf("entry %d cannot be read again: %w", i, err)
@@ -96,8 +109,28 @@ func (n *Node) redeliver(d *engine.DB) error {
 		if l.Type != raft.LogCommand {
 			continue
 		}
-		if inc, _, _, _, err := wire.EntryOwner(l.Data); err == nil && inc == d.Incarnation() {
-			d.Deliver(wire.Mark{Term: l.Term, Index: l.Index}, l.Data)
+		inc, _, _, _, err := wire.EntryOwner(l.Data)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", i, err)
+		}
+		if !wanted(inc) {
+			continue
+		}
+		db, known := n.dbs.route(inc)
+		switch {
+		case db != nil:
+			db.Deliver(wire.Mark{Term: l.Term, Index: l.Index}, l.Data)
+		case !known:
+			return fmt.Errorf("entry %d belongs to database %d, which this node does not know", i, inc)
+		}
+		if inc != 0 {
+			continue
+		}
+		if err := db.Drain(n.group.Context()); err != nil {
+			return err
+		}
+		if err := n.dbs.reload(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -107,6 +140,15 @@ func (n *Node) redeliver(d *engine.DB) error {
 func (s *databases) reopen(old *engine.DB) (*engine.DB, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
+	s.mu.RLock()
+	current := s.byInc[old.Incarnation()]
+	if old.Incarnation() == 0 {
+		current = s.sys
+	}
+	s.mu.RUnlock()
+	if current != old {
+		return nil, errors.New("it was replaced meanwhile")
+	}
 	if err := old.Close(); err != nil {
 		s.log("a stopped database could not be closed cleanly", "db", old.Name(), "err", err)
 	}

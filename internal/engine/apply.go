@@ -222,6 +222,9 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 		if _, v := d.memory.look(u.ID); v != requestFresh {
 			return &DivergedError{Detail: fmt.Sprintf("unit %v was applied before", u.ID)}
 		}
+		if err := d.cfg.Library.check(u.Needs); err != nil {
+			return err
+		}
 		// FTS5 writes out what it gathered at every savepoint, so its shadow tables are
 		// those of the leader only if a unit begins and ends here as it does there (H6).
 		if err := d.runInternal(d.save); err != nil {
@@ -285,6 +288,10 @@ func replayFailure(mark wire.Mark, proposer uint64, err error) error {
 	if errors.As(err, &div) {
 		div.Mark, div.Proposer, div.Here = mark, proposer, sqlite.Fingerprint()
 		return div
+	}
+	if kind, name := lacking(err); name != "" {
+		// The leader had it, so it is this node that lacks it.
+		return fmt.Errorf("entry %v could not be applied: %w: %w", mark, &LackError{Kind: kind, Name: name, Want: name}, err)
 	}
 	var se *sqlite.Error
 	if errors.As(err, &se) {

@@ -352,13 +352,21 @@ func Fold(path string) error {
 }
 
 // Verify opens a received file, has SQLite look it through, and returns what it states.
-func Verify(path string) (m wire.Mark, incarnation uint64, err error) {
+func Verify(path string) (m wire.Mark, incarnation uint64, err error) { return verify(path, nil) }
+
+func verify(path string, lib *Library) (m wire.Mark, incarnation uint64, err error) {
 	c, err := sqlite.Open(path, sqlite.Options{})
 	if err != nil {
 		return m, 0, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := lib.install(c, nil); err != nil {
+		return m, 0, err
+	}
 	st, _, err := c.Prepare("PRAGMA quick_check(1)")
+	if _, name := lacking(err); name != "" {
+		return readMark(c)
+	}
 	if err != nil {
 		return m, 0, err
 	}

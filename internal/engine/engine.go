@@ -63,6 +63,8 @@ type Config struct {
 	// must not block. The entry is nil unless Watch is set.
 	Applied func(wire.Mark, *wire.Entry)
 	Watch   bool
+	// Library is what the application adds to SQL, nil nothing.
+	Library *Library
 	// Stop, when closed, ends the queries that run; they give ErrClosed. Close alone
 	// lets them go on, for a copy may take this database's place.
 	Stop   <-chan struct{}

@@ -108,7 +108,7 @@ func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 			d.undoEpoch(e, units[i:])
 			return nil, true
 		}
-		full := len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes || e.rebuilt || i > 0 && time.Since(e.began) >= d.cfg.BatchWindow
+		full := len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && time.Since(e.began) >= d.cfg.BatchWindow
 		if full || u.Req.ForeignKeys != e.fk || u.alone && e.good > 0 {
 			return units[i:], true
 		}
@@ -231,6 +231,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 func (d *DB) runStatements(u *Unit) error {
 	req := &u.Req
 	d.maxRowID = false
+	d.x.beginUnit()
 	d.w.SetNow(u.time)
 	d.w.SetSeed(u.seed)
 	d.w.SetPreState(req.Pre.LastInsertID, req.Pre.Changes)
@@ -263,6 +264,7 @@ func (d *DB) runStatements(u *Unit) error {
 			u.Result.Result.Rows = rows
 		}
 	}
+	u.entry.Needs = d.x.unitNeeds()
 	u.entry.HasSeed, u.entry.Seed = d.w.SeedUsed(), 0
 	if u.entry.HasSeed {
 		u.entry.Seed = u.seed

@@ -21,8 +21,9 @@ type executor struct {
 	cache  map[string]*list.Element
 	lru    *list.List // of *prepared, most recently used first
 	// What the statements run since begin did, beyond rows.
-	schema   bool // changed the schema or the planner's statistics
-	deferred bool // set defer_foreign_keys
+	schema   bool     // changed the schema or the planner's statistics
+	deferred bool     // set defer_foreign_keys
+	needs    []string // items of the library that the unit's statements used
 }
 
 const maxCachedStatements = 256
@@ -34,6 +35,7 @@ type prepared struct {
 	ownCall *NonDeterministicError
 	probed  bool
 	calls   []call
+	uses    []string // items of the library
 	kind    kind
 	cached  string // its key in the cache, "" if it is not there
 	held    bool   // an open cursor walks it
@@ -59,6 +61,12 @@ type runOptions struct {
 // its last statement, the rows are those of the last statement that returned any.
 func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outcome, rows *wire.Rows, err error) {
 	defer func() { x.policy.trusted = true }()
+	if !o.trusted {
+		defer func() { err = x.explain(err) }()
+		if err := x.withdraw(); err != nil {
+			return out, nil, err
+		}
+	}
 	for rest := sql; rest != ""; {
 		p, tail, err := x.prepare(rest, o)
 		if err != nil {
@@ -99,6 +107,8 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 		if err != nil {
 			if x.policy.facts.refused != nil && !x.policy.trusted {
 				err = x.policy.facts.refused
+			} else if x.policy.facts.notReady != nil && !x.policy.trusted {
+				err = x.policy.facts.notReady
 			}
 			return out, nil, err
 		}
@@ -119,6 +129,9 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 		}
 	}
 	if err := p.st.Reset(); err != nil {
+		return out, nil, err
+	}
+	if err := x.used(p); err != nil {
 		return out, nil, err
 	}
 	out.LastInsertID = x.conn.LastInsertRowID()
@@ -161,6 +174,7 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 	if f.computes() {
 		p.calls = append(p.calls, f.calls...)
 	}
+	p.uses = append(p.uses, f.uses...)
 	if strings.TrimSpace(tail) == "" {
 		tail = ""
 		if !held && !f.pragma { // some pragmas act while they are compiled
@@ -174,8 +188,16 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 	return p, tail, nil
 }
 
-// admit refuses a write whose own text is not deterministic, unless it is pinned.
+// admit refuses a write that uses what not every node has, or whose own text is not
+// deterministic, unless it is pinned.
 func (x *executor) admit(p *prepared, o runOptions) error {
+	if !o.trusted && !x.policy.reader {
+		for _, item := range p.uses {
+			if err := x.policy.lib.gate(item); err != nil {
+				return err
+			}
+		}
+	}
 	if o.trusted || o.pin || x.policy.reader || len(p.calls) == 0 || p.st.ReadOnly() {
 		return nil
 	}

@@ -54,7 +54,7 @@ const plainMagic = "SQLite format 3\x00"
 
 // OpenPlain opens a file that is not in use, has SQLite look it through, and finds what
 // it holds. It refuses what could not be copied faithfully. Close it.
-func OpenPlain(ctx context.Context, path string) (*Plain, error) {
+func OpenPlain(ctx context.Context, path string, lib *Library) (*Plain, error) {
 	if err := checkMagic(path); err != nil {
 		return nil, err
 	}
@@ -64,6 +64,9 @@ func OpenPlain(ctx context.Context, path string) (*Plain, error) {
 	}
 	p := &Plain{ctx: ctx, conn: conn}
 	conn.SetProgress(progressOps, func() bool { return ctx.Err() != nil })
+	if err := lib.install(conn, nil); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	if err := p.examine(); err != nil {
 		return nil, errors.Join(p.wrap(err), conn.Close())
 	}

@@ -35,10 +35,12 @@ type facts struct {
 	pages    bool // reads where a table's first page is
 	deferred bool // sets defer_foreign_keys
 	analyze  bool
-	stat     string // sqlite_stat table written to
-	query    bool   // runs a SELECT
-	created  bool   // creates a table
-	calls    []call // calls of functions that could be the statement's own text
+	stat     string   // sqlite_stat table written to
+	query    bool     // runs a SELECT
+	created  bool     // creates a table
+	calls    []call   // calls of functions that could be the statement's own text
+	uses     []string // items of the library
+	notReady error    // a *NotReadyError
 }
 
 type call struct {
@@ -90,6 +92,7 @@ type policy struct {
 	running bool // a statement is being run, not compiled for the first time
 	trusted bool // the engine's own statements and replayed ones: everything goes
 	reader  bool
+	lib     *Library
 	facts   facts
 	calls   int
 	deny    int // number of the call to deny while probing, 0 none
@@ -136,6 +139,8 @@ func (p *policy) note(a sqlite.Action) {
 		if name := strings.ToLower(a.Arg2); volatile(name) {
 			p.calls++
 			p.facts.calls = append(p.facts.calls, call{name, p.calls})
+		} else if item := p.lib.item(KindFunction, name); item != "" {
+			p.facts.uses = append(p.facts.uses, item)
 		}
 	}
 }
@@ -148,6 +153,11 @@ func (p *policy) function(name string) sqlite.Verdict {
 		p.facts.refused = &RefusedError{What: "the function " + name + " in a write", Advice: "its value differs between replicas; compute it in a query and pass it as a parameter"}
 	case p.deny != 0 && p.deny == p.calls:
 	default:
+		if item := p.lib.item(KindFunction, name); item != "" && !p.reader {
+			if p.facts.notReady = p.lib.gate(item); p.facts.notReady != nil {
+				return sqlite.VerdictDeny
+			}
+		}
 		return sqlite.VerdictOK
 	}
 	return sqlite.VerdictDeny
@@ -223,6 +233,9 @@ func (p *policy) judge(k kind) error {
 	if f.refused != nil {
 		return f.refused
 	}
+	if f.notReady != nil {
+		return f.notReady
+	}
 	if k == kindVacuum {
 		return &RefusedError{"VACUUM", "it would number rows and pages anew on one replica; for a compact copy use Node.CopyTo"}
 	}
@@ -244,7 +257,7 @@ func (f *facts) computes() bool {
 
 // begin forgets the facts of the former statement.
 func (p *policy) begin() {
-	p.facts, p.calls, p.deny = facts{calls: p.facts.calls[:0]}, 0, 0
+	p.facts, p.calls, p.deny = facts{calls: p.facts.calls[:0], uses: p.facts.uses[:0]}, 0, 0
 }
 
 // ownCall finds the first call in the statement's own text whose value is not a

@@ -42,8 +42,8 @@ type Reader struct {
 type Empty struct{ pool *readerPool }
 
 // NewEmpty returns a database that holds nothing. Close it. stop is Config.Stop.
-func NewEmpty(stop <-chan struct{}) *Empty {
-	return &Empty{newReaderPool(Config{Stop: stop}.withDefaults())}
+func NewEmpty(stop <-chan struct{}, lib *Library) *Empty {
+	return &Empty{newReaderPool(Config{Stop: stop, Library: lib}.withDefaults())}
 }
 
 // Reader takes a connection; Release it.
@@ -61,6 +61,8 @@ func (p *readerPool) acquire(ctx context.Context) (*Reader, error) {
 	default:
 		select {
 		case p.tokens <- struct{}{}:
+		case <-p.cfg.Stop:
+			return nil, ErrClosed
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -120,6 +122,9 @@ func (p *readerPool) open() (*Reader, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	r := &Reader{pool: p, conn: conn, x: newExecutor(conn, true)}
+	if err := r.x.use(p.cfg.Library); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
 	conn.SetProgress(progressOps, r.canceled)
 	return r, nil
 }

@@ -170,6 +170,9 @@ func (d *DB) openWriter() (err error) {
 	}
 	d.x = newExecutor(d.w, false)
 	d.x.policy.trusted = true
+	if err := d.x.use(d.cfg.Library); err != nil {
+		return err
+	}
 	if err := d.findVirtual(); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/mentasystems/colmena/internal/durable"
+	"go.etcd.io/bbolt"
 )
 
 func TestEntriesAndValuesSurviveReopening(t *testing.T) {
@@ -103,6 +104,25 @@ func TestHazard28EntriesAboveTheBoundAreRefused(t *testing.T) {
 	}
 	expectRange(t, s, 0, 0)
 	must(t, s.StoreLogs([]*raft.Log{entryAt(1, 1000)}))
+}
+
+// The largest entry there may be is far below what bolt can hold, and reads back.
+func TestHazard28LargestEntryReadsBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 64 MiB")
+	}
+	cfg := Config{Path: storePath(t), NoSync: true, CacheEntries: -1, MaxEntryBytes: MaxEntryBytesDefault}
+	if MaxEntryBytesDefault > bbolt.MaxValueSize/16 {
+		t.Errorf("entries of %d bytes are not far below bolt's limit of %d", MaxEntryBytesDefault, bbolt.MaxValueSize)
+	}
+	s := mustOpen(t, cfg)
+	want := entryAt(1, MaxEntryBytesDefault)
+	must(t, s.StoreLogs([]*raft.Log{want, entryAt(2, 10)}))
+	must(t, s.Close())
+	s = mustOpen(t, cfg)
+	var got raft.Log
+	must(t, s.GetLog(1, &got))
+	must(t, same(&got, want))
 }
 
 func TestDeleteRangeCutsHeadAndTail(t *testing.T) {

@@ -64,6 +64,11 @@ type Conn struct {
 	preupdate     func(Change)
 	names         map[string]string // interned strings of callbacks, bounded
 
+	extensions []*extension
+	admit      func(collation string) bool
+	called     bool  // some extension was, since ForgetCalls
+	failure    error // of a collation, until a step reports it
+
 	// mu keeps Interrupt from using a handle that Close is freeing.
 	mu     sync.Mutex
 	closed bool

@@ -73,6 +73,10 @@ func (c *Conn) prepare(sql string, flags uint32) (*Stmt, string, error) {
 	if rc != lib.SQLITE_OK {
 		return nil, "", c.fail(rc, sql)
 	}
+	if c.failure != nil { // the planner compares texts too
+		lib.Xsqlite3_finalize(c.tls, p)
+		return nil, "", c.takeFailure()
+	}
 	if p == 0 {
 		return nil, sql[end:], nil
 	}
@@ -308,7 +312,8 @@ func (s *Stmt) ClearBindings() error {
 
 // Step runs the statement to its next row; false without an error is the end.
 // After an error the statement is reset; after the end it has to be Reset
-// before a parameter can be bound again.
+// before a parameter can be bound again. When a collation panicked the step fails, but
+// what the statement changed meanwhile is not undone: roll back.
 func (s *Stmt) Step() (row bool, err error) {
 	if s.p == 0 {
 		return false, misuse("the statement is finalized")
@@ -317,6 +322,10 @@ func (s *Stmt) Step() (row bool, err error) {
 	if !s.active {
 		s.active = true
 		s.noticeReprepare()
+	}
+	if s.c.failure != nil {
+		_ = s.reset()
+		return false, s.c.takeFailure()
 	}
 	switch rc {
 	case lib.SQLITE_ROW:

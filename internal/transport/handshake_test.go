@@ -155,6 +155,31 @@ func TestRefusalReachesDialer(t *testing.T) {
 	}
 }
 
+// Both sides of a connection learn which engine the other one runs.
+func TestHazard12FingerprintTravelsInTheHandshake(t *testing.T) {
+	b := newBook()
+	heard := make(chan wire.Hello, 1)
+	with := func(id string, engine uint64) func(*Config) {
+		return func(cfg *Config) {
+			cfg.Hello = func(uint8) wire.Hello {
+				return wire.Hello{ClusterID: "c1", NodeID: id, Incarnation: "i-" + id, Engine: engine}
+			}
+			if id == "srv" {
+				cfg.Check = func(h wire.Hello) error { heard <- h; return nil }
+			}
+		}
+	}
+	start(t, "srv", b, with("srv", 0xfeed))
+	conn, hello, err := start(t, "cli", b, with("cli", 0xbeef)).DialRPC(t.Context(), "srv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got := <-heard; hello.Engine != 0xfeed || got.Engine != 0xbeef {
+		t.Errorf("the dialer heard %x, the listener %x", hello.Engine, got.Engine)
+	}
+}
+
 func TestDialerReachesWhomItMeans(t *testing.T) {
 	b := newBook()
 	srv := start(t, "srv", b, nil)

@@ -22,8 +22,9 @@ type EntryUnit struct {
 	Lowest     uint64 // lowest outstanding sequence of that origin
 	Time       int64  // unix milliseconds
 	Seed       uint64
-	HasSeed    bool // the unit drew from the random generator; without it Seed is not stored
-	WantEach   bool // the outcomes of all statements belong to the result
+	HasSeed    bool   // the unit drew from the random generator; without it Seed is not stored
+	WantEach   bool   // the outcomes of all statements belong to the result
+	Needs      string // the application's functions and collations it used, with versions; aliases the entry's bytes after decoding
 	Statements []EntryStatement
 }
 
@@ -59,7 +60,7 @@ func (e *Entry) Reset() {
 //	'E' version
 //	uvarint DB, Prev.Term, Prev.Index; 8 bytes Proposer; uvarint Epoch; 8 bytes Engine; varint Time; flags
 //	4 bytes number of units, 4 bytes number of statements of all units
-//	units: flags; [uvarint Origin]; varint Seq; [varint Lowest]; [varint Time]; [8 bytes Seed]; [uvarint statements]
+//	units: flags; [uvarint Origin]; varint Seq; [varint Lowest]; [varint Time]; [8 bytes Seed]; [text reference Needs]; [uvarint statements]
 //	  statements: flags; text reference; [uvarint length, Args]; [varint Pre.LastInsertID, varint Pre.Changes];
 //	    [varint RowsAffected]; [varint LastInsertID]
 //	4 bytes CRC-32C
@@ -75,7 +76,8 @@ const (
 	unitSameOrigin = 1 << 3
 	unitTime       = 1 << 4
 	unitEach       = 1 << 5
-	unitKnown      = 1<<6 - 1
+	unitNeeds      = 1 << 6
+	unitKnown      = 1<<7 - 1
 
 	statementArgs     = 1 << 0
 	statementPre      = 1 << 1
@@ -137,7 +139,7 @@ func (e *EntryEncoder) Fits(u *EntryUnit) bool {
 	if e.state() != nil || e.units >= MaxUnits || len(u.Statements) > MaxStatements-e.statements {
 		return false
 	}
-	room := MaxEntryBytes - e.Len() - unitOverhead
+	room := MaxEntryBytes - e.Len() - unitOverhead - len(u.Needs)
 	for i := range u.Statements {
 		s := &u.Statements[i]
 		room -= statementOverhead + len(s.Args)
@@ -162,7 +164,11 @@ func (e *EntryEncoder) AppendUnit(u *EntryUnit) {
 		flagIf(u.Lowest != u.ID.Seq, unitLowest) |
 		flagIf(u.ID.Origin == e.prev.Origin, unitSameOrigin) |
 		flagIf(u.Time != e.time, unitTime) |
-		flagIf(u.WantEach, unitEach)
+		flagIf(u.WantEach, unitEach) |
+		flagIf(u.Needs != "", unitNeeds)
+	if e.err = checkLimit("bytes of needed functions", len(u.Needs), MaxNeedsBytes); e.err != nil {
+		return
+	}
 	b := append(e.buf, flags)
 	if flags&unitSameOrigin == 0 {
 		b = binary.AppendUvarint(b, u.ID.Origin)
@@ -177,6 +183,9 @@ func (e *EntryEncoder) AppendUnit(u *EntryUnit) {
 	}
 	if flags&unitSeed != 0 {
 		b = binary.LittleEndian.AppendUint64(b, u.Seed)
+	}
+	if flags&unitNeeds != 0 {
+		b = e.texts.appendText(b, u.Needs)
 	}
 	if flags&unitOne == 0 {
 		b = binary.AppendUvarint(b, uint64(len(u.Statements)))
@@ -353,6 +362,12 @@ func (c *cursor) entryUnits(e *Entry) {
 		u.WantEach = flags&unitEach != 0
 		if u.HasSeed = flags&unitSeed != 0; u.HasSeed {
 			u.Seed = c.fixed64()
+		}
+		if u.Needs = ""; flags&unitNeeds != 0 {
+			u.Needs = c.readText(&e.texts)
+			if len(u.Needs) > MaxNeedsBytes {
+				c.fail("more needed functions than a unit can have")
+			}
 		}
 		n := 1
 		if flags&unitOne == 0 {

@@ -29,6 +29,7 @@ const (
 	ErrPanic            ErrorCode = 17
 	ErrApp              ErrorCode = 18
 	ErrFormat           ErrorCode = 19
+	ErrFunctionNotReady ErrorCode = 20 // Msg is the function, Detail the nodes that lack it, one a line
 )
 
 var errorCodeNames = [...]string{
@@ -51,6 +52,7 @@ var errorCodeNames = [...]string{
 	ErrPanic:            "panic",
 	ErrApp:              "application error",
 	ErrFormat:           "unknown format",
+	ErrFunctionNotReady: "function not ready",
 }
 
 func (c ErrorCode) String() string {

@@ -59,6 +59,11 @@ var formats = []format{
 		m.Units[1].WantEach = true
 		return m
 	}, (*gen).entry},
+	{"entry-needs", true, func() message { return &entryMessage{} }, func() message {
+		m := exampleEntry().(*entryMessage)
+		m.Units[0].Needs, m.Units[2].Needs = "f same/1 v1\nc backwards 2\n", "f same/1 v1\nc backwards 2\n"
+		return m
+	}, (*gen).entry},
 	{"stored-results-each", true, func() message { return &storedMessage{} }, func() message {
 		m := exampleStored().(*storedMessage)
 		m.results[1].Each = exampleEach()
@@ -433,6 +438,9 @@ func (g *gen) entry() message {
 		u := EntryUnit{ID: id, Lowest: g.near(id.Seq), Time: int64(g.near(uint64(m.Time))), HasSeed: g.bool(), WantEach: g.bool()}
 		if u.HasSeed {
 			u.Seed = g.u64()
+		}
+		if g.bool() {
+			u.Needs = g.text(30)
 		}
 		for range g.r.IntN(4) {
 			s := EntryStatement{SQL: g.sql(), Args: g.args(), HasPre: g.bool(), Outcome: g.outcome(), Rows: g.bool()}

@@ -27,6 +27,8 @@ const (
 	MaxIDBytes = 256
 	// MaxAddrBytes bounds a network address.
 	MaxAddrBytes = 512
+	// MaxNeedsBytes bounds the list of functions and collations that a unit needs.
+	MaxNeedsBytes = 128 << 10
 	// MaxColumns bounds the columns of a row; it is the most that SQLite can be built for.
 	MaxColumns = 32767
 )
