@@ -26,7 +26,8 @@ import (
 // have it with this Version; so start the nodes with it one by one, and write with it
 // then. The log notes the version a write was made with: a node started without it, or
 // with another, while it still has such a write to apply, stops applying that database
-// (EventReplicaHalted) and goes on when it is started with the version again.
+// (EventReplicaHalted) and goes on when it is started with the version again. So to
+// change a function while writes use it, add the new one under a new name.
 //
 // A function may be used in indexes, generated columns, CHECK constraints, triggers,
 // views and defaults. From then on it belongs to the schema: all nodes must keep it, in

@@ -82,8 +82,9 @@ func localFailure(err error) bool {
 
 // revive opens a stopped database anew and hands it what it has not applied.
 func (n *Node) revive(old *engine.DB) error {
-	if err := old.Err(); !localFailure(err) {
-		return err
+	var lack *engine.LackError
+	if err := old.Err(); !localFailure(err) || errors.As(err, &lack) {
+		return err // what it lacks it gets at the next start
 	}
 	d, err := n.dbs.reopen(old)
 	if err != nil {
