@@ -27,7 +27,8 @@ import (
 // More would leave earlier than units can gather.
 const maxUnanswered = 2
 
-// maxFrameUnits bounds the units of one frame, and maxFrameBytes roughly its size.
+// maxFrameUnits bounds the units of one frame, and maxFrameBytes roughly its size
+// unless it is one unit.
 const (
 	maxFrameUnits = 4096
 	maxFrameBytes = 4 << 20
@@ -70,8 +71,10 @@ type sender struct {
 	stream     *rpc.Stream
 }
 
-// send hands a unit to the node that leads and waits. When ctx ends first the unit
-// may have been sent or not: sent tells.
+// send hands a unit to the node that leads and waits. When ctx ends first, or another
+// node is found to lead, the unit may have been sent or not: sent tells. A leader that
+// hangs answers nothing and closes nothing, so waiting for it alone would take until
+// its connection is given up.
 func (s *senderSet) send(ctx context.Context, target, db string, u wire.Unit) (res wire.UnitResult, sent bool, err error) {
 	o := &outgoing{db: db, unit: u, done: make(chan sendOutcome, 1)}
 	sn := s.get(target)
@@ -86,14 +89,38 @@ func (s *senderSet) send(ctx context.Context, target, db string, u wire.Unit) (r
 	case sn.wake <- struct{}{}:
 	default:
 	}
-	select {
-	case r := <-o.done:
-		return r.result, !errors.Is(r.err, rpc.ErrNotDelivered), r.err
-	case <-ctx.Done():
-		return sn.cancel(ctx, o)
-	case <-s.n.done:
-		return res, !sn.withdraw(o), ErrClosed
+	var late <-chan time.Time
+	for {
+		watch := s.n.stateWatch()
+		if late == nil && s.n.anotherLeads(target) {
+			if sn.withdraw(o) {
+				return res, false, fmt.Errorf("%w: node %q leads no more", rpc.ErrNotDelivered, target)
+			}
+			late = time.After(answerGrace)
+		}
+		select {
+		case r := <-o.done:
+			return r.result, !errors.Is(r.err, rpc.ErrNotDelivered), r.err
+		case <-late:
+			// It stays in sn.out: its answer, if one comes, makes room for a frame.
+			return res, true, fmt.Errorf("%w: node %q leads no more and has not answered", rpc.ErrInterrupted, target)
+		case <-watch:
+		case <-ctx.Done():
+			return sn.cancel(ctx, o)
+		case <-s.n.done:
+			return res, !sn.withdraw(o), ErrClosed
+		}
 	}
+}
+
+// answerGrace is how long the answer of a node that no longer leads is waited for: one
+// that handed leadership over in good order has sent it before.
+const answerGrace = 20 * time.Millisecond
+
+// anotherLeads reports whether a node other than id is known to lead.
+func (n *Node) anotherLeads(id string) bool {
+	now, _, ok := n.leader()
+	return ok && now != id
 }
 
 func (s *senderSet) get(target string) *sender {
@@ -234,7 +261,8 @@ func (sn *sender) take(buf []byte) []byte {
 	kept := sn.queue[:0]
 	sn.nextFrame++
 	for _, o := range sn.queue {
-		if o.db != req.DB || n >= maxFrameUnits || size > maxFrameBytes {
+		s := o.unit.Size()
+		if o.db != req.DB || n >= maxFrameUnits || n > 0 && size+s > maxFrameBytes { // one that is large goes alone
 			kept = append(kept, o)
 			continue
 		}
@@ -242,7 +270,7 @@ func (sn *sender) take(buf []byte) []byte {
 		sn.out[o.tag] = o
 		sn.nextTag++
 		req.Units = append(req.Units, o.unit)
-		size += o.unit.Size()
+		size += s
 		n++
 	}
 	clear(sn.queue[len(kept):])
@@ -259,7 +287,8 @@ func (sn *sender) receive(st *rpc.Stream) {
 			err = sn.answer(b)
 		}
 		if err != nil {
-			sn.fail(st, fmt.Errorf("%w: %w", rpc.ErrInterrupted, err))
+			// As text: an error of the stream is not one of the units on it.
+			sn.fail(st, fmt.Errorf("%w: %v", rpc.ErrInterrupted, err))
 			return
 		}
 	}

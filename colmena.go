@@ -58,6 +58,8 @@ type Node struct {
 	client  *rpc.Client
 	raftNet raft.Transport
 	raft    *raft.Raft
+	// raftEnded is closed when raft has shut down.
+	raftEnded chan struct{}
 
 	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
 	gaveUp    time.Time     // when leadership was last handed on because of a halt; the leadership goroutine's
@@ -100,7 +102,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
-		stateCh: make(chan struct{}), done: make(chan struct{}), nudges: make(chan nudge, 1)}
+		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{}), nudges: make(chan nudge, 1)}
 	n.library = n.newLibrary()
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests.register = n.registerOrigin
@@ -459,6 +461,7 @@ func (n *Node) Close() error {
 // stopRaft waits for proposals that are out, because raft may forget to answer one
 // that is queued when it stops.
 func (n *Node) stopRaft() error {
+	defer close(n.raftEnded)
 	n.dbs.stepDown()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

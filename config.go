@@ -93,9 +93,10 @@ type Config struct {
 	// LeaderWait is how long writes, and reads that need a leader, wait for one before
 	// ErrNoLeader; the context may end earlier. Default 10 s; negative: not at all.
 	LeaderWait time.Duration
-	// ApplyTimeout bounds how long a write that was sent waits for its result when
-	// its context has no deadline of its own. After it: ErrOutcomeUnknown.
-	// Default 10 s; negative: no bound.
+	// ApplyTimeout bounds how long a write that was sent waits for its result, beyond
+	// the MaxStatementTime that it may run, when its context has no deadline of its
+	// own. After it: ErrOutcomeUnknown. Default 10 s; negative: no bound, as when
+	// MaxStatementTime is off.
 	ApplyTimeout time.Duration
 	// BatchWindow bounds how long a batch of writes stays open for more. A lone
 	// writer waits for no window. Default 1 ms; negative: a batch takes only what

@@ -156,8 +156,10 @@ func notApplied(cause error, format string, args ...any) error {
 	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}}
 }
 
+const unknownEnding = "; whether the write was applied is unknown"
+
 func outcomeUnknown(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; whether the write was applied is unknown", []error{ErrOutcomeUnknown, cause}}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + unknownEnding, []error{ErrOutcomeUnknown, cause}}
 }
 
 // userError makes the user's error of one that travelled or came from the engine.

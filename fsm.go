@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -149,8 +150,24 @@ func (s *fsmSnapshot) Release() {}
 // the database's must stay free to take the entry when it comes back (H13).
 func (n *Node) propose(data []byte, done func(error)) {
 	go func() {
-		done(n.raft.Apply(data, n.cfg.ElectionTimeout).Error())
+		f := n.raft.Apply(data, n.cfg.ElectionTimeout)
+		n.endWithRaft(f)
+		done(f.Error())
 	}()
+}
+
+// endWithRaft has a future that is not yet waited for end, with raft.ErrRaftShutdown,
+// when raft has ended. raft forgets entries that are committed and queued for the FSM
+// when it stops; their futures would be waited for ever. Futures have a field for such
+// a channel, which raft itself does not set in those of entries.
+func (n *Node) endWithRaft(f raft.Future) {
+	v := reflect.ValueOf(f)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return // answered already
+	}
+	if ch := v.Elem().FieldByName("ShutdownCh"); ch.IsValid() && ch.CanSet() && ch.Type() == reflect.TypeFor[chan struct{}]() {
+		ch.Set(reflect.ValueOf(n.raftEnded))
+	}
 }
 
 // proposalLost tells whether an entry can still be committed after its proposal

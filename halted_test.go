@@ -1,6 +1,8 @@
 package colmena_test
 
 import (
+	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -189,4 +191,52 @@ func openFiles(t *testing.T) int {
 		t.Skip("needs /proc")
 	}
 	return len(entries)
+}
+
+// A replica whose file was changed behind its back computes something else. It says so,
+// serves nothing of its own, lets the leader answer, and does not keep a lead it wins.
+func TestDivergedReplicaStopsAndHoldsUpNobody(t *testing.T) {
+	c := testcluster.New(t, 3)
+	c.SkipCompare = true // on purpose they differ
+	kv(t, c, 10)
+	c.WaitConverged()
+	follower := c.Follower()
+	c.Stop(follower)
+	files, err := filepath.Glob(filepath.Join(c.Config(follower).DataDir, "generations", "g-*", "db.1.db"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files %v, %v", files, err)
+	}
+	plain, err := sql.Open("sqlite", files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.Exec("DELETE FROM kv WHERE rowid IN (SELECT rowid FROM kv LIMIT 1)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := plain.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.Start(follower)
+	c.WaitReady()
+	exec(t, c.Node(c.Leader()), "UPDATE kv SET v = 'changed'")
+	stopped := c.Node(follower)
+	c.Until("halt of the changed replica", func() bool { return stopped.Status().Halted != nil })
+	if _, err := number(limit(t), stopped, colmena.None, "SELECT count(*) FROM kv"); !errors.Is(err, colmena.ErrReplicaHalted) {
+		t.Errorf("at None a replica that parted from the others answers %v", err)
+	}
+	wantNumber(t, stopped, colmena.Weak, 10, "SELECT count(*) FROM kv")
+	wantNumber(t, stopped, colmena.Strong, 10, "SELECT count(*) FROM kv")
+	if tx, err := stopped.DB().BeginTx(limit(t), &sql.TxOptions{ReadOnly: true}); !errors.Is(err, colmena.ErrReplicaHalted) {
+		t.Errorf("a read-only transaction on it: %v", err)
+		if err == nil {
+			_ = tx.Rollback()
+		}
+	}
+	exec(t, stopped, "INSERT INTO kv(v) VALUES('through the halted node')")
+	leader := c.Leader()
+	_ = c.Node(leader).TransferLeadership(limit(t), stopped.ID())
+	exec(t, c.Node(leader), "INSERT INTO kv(v) VALUES('after it was asked to lead')")
+	if stopped.IsLeader() {
+		t.Error("a replica that parted from the others leads")
+	}
 }

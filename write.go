@@ -31,13 +31,13 @@ type ExecResult struct {
 // leader if need be, until its result is known or ctx ends.
 func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResult, error) {
 	n.count.writes.Add(1)
+	if err := u.Check(); err != nil {
+		return wire.UnitResult{}, tooLarge(err)
+	}
 	for {
 		id, lowest, err := n.requests.begin(ctx)
 		if err != nil {
-			if errors.Is(err, ErrClosed) || errors.Is(err, ErrNotApplied) {
-				return wire.UnitResult{}, err
-			}
-			return wire.UnitResult{}, notApplied(err, "write: %v", err)
+			return wire.UnitResult{}, notBegun(err)
 		}
 		u.ID, u.Lowest = id, lowest
 		res, sent, err := n.writeUnit(ctx, db, u)
@@ -52,6 +52,36 @@ func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResu
 	}
 }
 
+// tooLarge makes the user's error of a unit that no decoder would take. It must not be
+// sent: the leader would end the stream on which other writes travel too.
+func tooLarge(err error) error {
+	var big *wire.LimitError
+	if errors.As(err, &big) {
+		return &LimitError{Msg: fmt.Sprintf("the write is too large: %s: %d, the limit is %d", big.What, big.Got, big.Max)}
+	}
+	return notApplied(err, "write: %v", err)
+}
+
+// notBegun makes the error of a write that got no request ID, so that it was not sent.
+// What became of the request for one says nothing of the write, so ErrOutcomeUnknown
+// must not be found in it.
+func notBegun(err error) error {
+	if !errors.Is(err, ErrOutcomeUnknown) {
+		if errors.Is(err, ErrClosed) || errors.Is(err, ErrNotApplied) {
+			return err
+		}
+		return notApplied(err, "write: %v", err)
+	}
+	var causes []error
+	for _, e := range []error{ErrClosed, ErrNoLeader, ErrReplicaHalted, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			causes = append(causes, e)
+		}
+	}
+	why := strings.TrimSuffix(strings.TrimPrefix(err.Error(), "colmena: "), unknownEnding)
+	return notApplied(errors.Join(causes...), "write: asking the cluster for a number to write under: %s", why)
+}
+
 func isExpired(err error) bool {
 	var w *wire.Error
 	return errors.Is(err, engine.ErrExpired) || errors.As(err, &w) && w.Code == wire.ErrExpired
@@ -61,17 +91,19 @@ func isExpired(err error) bool {
 // been applied. The error is the user's, but for an expired request.
 func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.UnitResult, sent bool, err error) {
 	leaderBy := n.leaderDeadline()
-	if _, ok := ctx.Deadline(); !ok && n.cfg.ApplyTimeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, n.cfg.ApplyTimeout+max(n.cfg.LeaderWait, 0))
-		defer cancel()
-	}
+	caller, cancel := ctx, context.CancelFunc(func() {})
+	defer func() { cancel() }()
+	bound := n.resultBound(ctx)
 	var last error // why the attempt before failed
 	for {
 		watch := n.stateWatch()
 		leader, local, err := n.awaitLeader(ctx, leaderBy)
 		if err != nil {
 			return res, sent, n.giveUp(sent, err, last)
+		}
+		if bound > 0 && !sent { // it counts from the first attempt that may have arrived
+			cancel()
+			ctx, cancel = context.WithTimeout(caller, bound)
 		}
 		u.Timeout = 0
 		if by, ok := ctx.Deadline(); ok {
@@ -103,6 +135,9 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 			return res, sent, decided(err)
 		}
 		sent, last = sent || maybe, err
+		if maybe {
+			leaderBy = n.leaderDeadline() // there was a leader; the wait for the next one begins
+		}
 		if ctx.Err() != nil || n.isClosed() {
 			return res, sent, n.giveUp(sent, ctx.Err(), last)
 		}
@@ -112,14 +147,27 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 	}
 }
 
+// resultBound is how long a write that was sent waits for its result, 0 for as long as
+// it takes: what its statement may run, and ApplyTimeout for all the rest.
+func (n *Node) resultBound(ctx context.Context) time.Duration {
+	if _, ok := ctx.Deadline(); ok || n.cfg.ApplyTimeout < 0 || n.cfg.MaxStatementTime < 0 {
+		return 0
+	}
+	return n.cfg.ApplyTimeout + n.cfg.MaxStatementTime
+}
+
 // again reports whether a write that failed so goes on to be tried: it did not reach
 // a leader, or its outcome is not known yet.
 func again(err error) bool {
+	if errors.Is(err, rpc.ErrNotDelivered) || errors.Is(err, rpc.ErrInterrupted) {
+		// The way there failed. Whatever error ended the stream, it judges no unit.
+		return !errors.Is(err, engine.ErrCanceled)
+	}
 	var w *wire.Error
 	if errors.As(err, &w) {
 		return w.Code == wire.ErrNotLeader || w.Code == wire.ErrOutcomeUnknown || w.Code == wire.ErrClosed || w.Code == wire.ErrHalted
 	}
-	for _, e := range []error{engine.ErrNotLeading, engine.ErrUnknown, engine.ErrHalted, engine.ErrClosed, rpc.ErrNotDelivered, rpc.ErrInterrupted,
+	for _, e := range []error{engine.ErrNotLeading, engine.ErrUnknown, engine.ErrHalted, engine.ErrClosed,
 		ErrNoLeader, ErrClosed, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, e) {
 			return !errors.Is(err, engine.ErrCanceled)
