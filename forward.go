@@ -30,7 +30,7 @@ const (
 // registerMethods tells the server what this node answers. All but an entrance call
 // need a peer of this cluster.
 func (n *Node) registerMethods() {
-	member := func(h rpc.Handler) rpc.Handler {
+	insider := func(h rpc.Handler) rpc.Handler {
 		return func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
 			if own := n.clusterID(); own == "" || peer.ClusterID != own {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call from outside the cluster", Detail: "join first"}
@@ -38,12 +38,21 @@ func (n *Node) registerMethods() {
 			return h(ctx, peer, st)
 		}
 	}
+	member := func(h rpc.Handler) rpc.Handler {
+		return insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
+			// Only the leader is sure to know who is a member now.
+			if m, ok := n.dbs.member(peer.NodeID); n.leading.Load() != 0 && (!ok || m.incarnation != peer.Incarnation) {
+				return &wire.Error{Code: wire.ErrRefused, Msg: "a call of node " + peer.NodeID, Detail: "it is no member of the cluster, or was replaced: start it with Join"}
+			}
+			return h(ctx, peer, st)
+		})
+	}
 	n.server.Handle(methodWrite, member(n.serveWrites))
 	n.server.Handle(methodMark, member(n.serveMarks))
 	n.server.Handle(methodTerm, member(n.serveTerms))
 	n.server.Handle(methodQuery, member(n.serveQuery))
 	n.server.Handle(methodForward, member(unary(n.serveForward)))
-	n.server.Handle(methodMembers, member(unary(func(context.Context, []byte) ([]byte, error) {
+	n.server.Handle(methodMembers, insider(unary(func(context.Context, []byte) ([]byte, error) {
 		if n.leading.Load() == 0 {
 			return nil, &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
 		}
@@ -52,7 +61,7 @@ func (n *Node) registerMethods() {
 	n.server.Handle(methodProgress, member(unary(func(context.Context, []byte) ([]byte, error) {
 		return encodeControl(&progress{Incarnation: n.id.Incarnation, Applied: n.applied.Load()}), nil
 	})))
-	n.server.Handle(methodChange, member(unary(n.serveChange)))
+	n.server.Handle(methodChange, insider(unary(n.serveChange)))
 }
 
 // unary serves a method of one request and one response.

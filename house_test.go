@@ -1,12 +1,14 @@
 package colmena_test
 
 import (
+	"fmt"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -131,4 +133,68 @@ func contains(list []string, s string) bool {
 		}
 	}
 	return false
+}
+
+// hazards is how many ways to lose data DESIGN.md counts.
+const hazards = 28
+
+// TestDesignNamesTestsThatExist reads DESIGN.md: each test it names is in the tree, each
+// hazard has its paragraph there with a test or the words that it is not built yet, and
+// each test named after a hazard is told of.
+func TestDesignNamesTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("DESIGN.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	design := string(text)
+	found := testNames(t)
+	quoted := regexp.MustCompile("`(Test[A-Z][A-Za-z0-9]*)`")
+	told := map[string]bool{}
+	for _, m := range quoted.FindAllStringSubmatch(design, -1) {
+		told[m[1]] = true
+		if !found[m[1]] {
+			t.Errorf("DESIGN.md names %s, which is nowhere", m[1])
+		}
+	}
+	for name := range found {
+		if strings.HasPrefix(name, "TestHazard") && !told[name] {
+			t.Errorf("DESIGN.md does not name %s", name)
+		}
+	}
+	paragraphs := strings.Split(design, "\n\n")
+	for i := range hazards {
+		paragraph := ""
+		for _, p := range paragraphs {
+			if strings.HasPrefix(p, fmt.Sprintf("**H%d ", i+1)) {
+				paragraph += p
+			}
+		}
+		switch own := fmt.Sprintf("`TestHazard%02d", i+1); {
+		case paragraph == "":
+			t.Errorf("hazard H%d has no paragraph", i+1)
+		case !strings.Contains(paragraph, own) && !strings.Contains(strings.ReplaceAll(paragraph, "\n", " "), "not built yet"):
+			t.Errorf("hazard H%d has no test, and is not said to be not built yet", i+1)
+		}
+	}
+}
+
+// testNames are the tests of all packages.
+func testNames(t *testing.T) map[string]bool {
+	t.Helper()
+	declared := regexp.MustCompile(`(?m)^func (Test[A-Z][A-Za-z0-9]*)\(`)
+	found := map[string]bool{}
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(file)
+		for _, m := range declared.FindAllSubmatch(b, -1) {
+			found[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil || len(found) == 0 {
+		t.Fatalf("%d tests, %v", len(found), err)
+	}
+	return found
 }

@@ -180,9 +180,43 @@ type markAskers struct {
 	n  *Node
 	mu sync.Mutex
 	m  map[markKey]*shared[position]
+	// idle are open streams to leaders, kept for the next question of any database.
+	idle map[string][]*rpc.Stream
 }
 
-const maxAskers = 4096
+const (
+	maxAskers      = 4096
+	maxIdleStreams = 8
+)
+
+// take returns an open stream to a leader, nil if there is none.
+func (a *markAskers) take(leader string) *rpc.Stream {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	idle := a.idle[leader]
+	if len(idle) == 0 {
+		return nil
+	}
+	st := idle[len(idle)-1]
+	a.idle[leader] = idle[:len(idle)-1]
+	return st
+}
+
+func (a *markAskers) put(leader string, st *rpc.Stream) {
+	if st == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.idle[leader]) >= maxIdleStreams {
+		_ = st.Close()
+		return
+	}
+	if a.idle == nil {
+		a.idle = map[string][]*rpc.Stream{}
+	}
+	a.idle[leader] = append(a.idle[leader], st)
+}
 
 func (a *markAskers) ask(ctx context.Context, k markKey) (position, error) {
 	a.mu.Lock()
@@ -191,12 +225,11 @@ func (a *markAskers) ask(ctx context.Context, k markKey) (position, error) {
 		if a.m == nil || len(a.m) >= maxAskers {
 			a.m = map[markKey]*shared[position]{}
 		}
-		var st *rpc.Stream
 		s = &shared[position]{n: a.n, do: func(ctx context.Context) (position, error) {
 			var resp wire.MarkResponse
-			var err error
 			req := wire.MarkRequest{DB: k.db, Confirm: k.confirm}
-			st, err = a.n.exchange(ctx, st, k.leader, methodMark, req.Append(nil), resp.Decode)
+			st, err := a.n.exchange(ctx, a.take(k.leader), k.leader, methodMark, req.Append(nil), resp.Decode)
+			a.put(k.leader, st)
 			if err == nil && resp.Err != nil {
 				err = resp.Err
 			}

@@ -33,6 +33,11 @@ func (n *Node) read(ctx context.Context, db string, m readMode, sql string, args
 	if leader != "" {
 		return n.readThere(ctx, leader, db, m, sql, args, pre)
 	}
+	return n.readHere(ctx, db, sql, args, pre)
+}
+
+// readHere runs a query on this node's file, as it is.
+func (n *Node) readHere(ctx context.Context, db, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
 	r, err := n.reader(ctx, db)
 	if err != nil {
 		return nil, err
@@ -332,47 +337,112 @@ func (l *localRows) Close() error {
 	return nil
 }
 
-// readThere has the leader run a query, which streams its rows.
+// readThere has the leader run a query, which streams its rows. While no row is here
+// nothing is lost: when the leader cannot answer, it is found out anew who can.
 func (n *Node) readThere(ctx context.Context, leader, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
-	if leader == n.id.NodeID || n.client == nil {
-		return n.read(ctx, db, m, sql, args, pre) // it has become the leader: ask again
+	by := n.leaderDeadline()
+	req := wire.QueryRequest{DB: db, Level: uint8(m.level), Statement: wire.Statement{SQL: sql, Args: args}, Pre: pre, HasPre: true}
+	if err := req.Check(); err != nil {
+		return nil, tooLarge(err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	st, err := n.client.Open(ctx, leader, methodQuery)
-	if err == nil {
-		req := wire.QueryRequest{DB: db, Level: uint8(m.level), Statement: wire.Statement{SQL: sql, Args: args}, Pre: pre, HasPre: true}
-		err = st.Send(req.Append(nil))
-	}
-	var head wire.RowsHeader
-	if err == nil {
-		var b []byte
-		if b, err = st.Recv(); err == nil {
-			err = head.Decode(b)
+	for {
+		if leader != n.id.NodeID && n.client != nil { // otherwise this node has become the leader
+			watch := n.stateWatch()
+			rows, err := n.queryThere(ctx, leader, &req)
+			if err == nil || !askAgain(err) {
+				return rows, readError(err)
+			}
+			switch {
+			case ctx.Err() != nil:
+				return nil, ctx.Err()
+			case n.isClosed():
+				return nil, ErrClosed
+			}
+			if n.pause(ctx, watch, by) == ErrNoLeader {
+				return nil, fmt.Errorf("%w: node %q, asked last, did not run the query: %v", ErrNoLeader, leader, err)
+			}
+		}
+		var err error
+		if leader, err = n.freshen(ctx, db, m); err != nil {
+			return nil, err
+		}
+		if leader == "" {
+			return n.readHere(ctx, db, sql, args, pre)
 		}
 	}
-	if err != nil || head.Err != nil {
-		if st != nil {
+}
+
+// askAgain reports whether a query that failed so may be answered by another node, or
+// by the same one later: it was not run, or its answer was lost. err says nothing of
+// this node.
+func askAgain(err error) bool {
+	if errors.Is(err, rpc.ErrNotDelivered) || errors.Is(err, rpc.ErrInterrupted) {
+		return true
+	}
+	var w *wire.Error
+	return errors.As(err, &w) && ofTheNode(w)
+}
+
+// ofTheNode reports whether an error tells of the state of the node that sent it, and
+// not of what was asked of it. A query is canceled over there when that node closes:
+// when the caller is gone, nobody waits for the answer.
+func ofTheNode(w *wire.Error) bool {
+	switch w.Code {
+	case wire.ErrNotLeader, wire.ErrClosed, wire.ErrHalted, wire.ErrCanceled, wire.ErrBusy:
+		return true
+	}
+	return false
+}
+
+// queryThere sends a query to a node and waits until its rows begin.
+func (n *Node) queryThere(ctx context.Context, leader string, req *wire.QueryRequest) (rows rowSource, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	st, err := n.client.Open(ctx, leader, methodQuery)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
 			_ = st.Close()
 		}
-		cancel()
-		if head.Err != nil {
-			return nil, errorFromWire(head.Err)
-		}
-		return nil, readError(err)
+	}()
+	if err := st.Send(req.Append(nil)); err != nil {
+		return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
 	}
-	return &remoteRows{st: st, cancel: cancel, columns: head.Columns, row: make([]wire.Value, len(head.Columns))}, nil
+	b, err := st.Recv()
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: there is no answer", rpc.ErrInterrupted)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var head wire.RowsHeader
+	if err := head.Decode(b); err != nil {
+		return nil, err
+	}
+	if head.Err != nil {
+		return nil, head.Err
+	}
+	return &remoteRows{st: st, from: leader, ctx: ctx, cancel: cancel, columns: head.Columns, row: make([]wire.Value, len(head.Columns))}, nil
 }
 
 // remoteRows reads a stream of rows.
 type remoteRows struct {
 	st      *rpc.Stream
+	from    string // the node that runs the query
+	ctx     context.Context
 	cancel  context.CancelFunc
 	columns []wire.Column
 	chunk   wire.RowsChunk
 	data    []byte
 	left    int
 	row     []wire.Value
-	ended   bool
+	err     error // what Next goes on returning
 }
 
 func (r *remoteRows) Columns() []wire.Column { return r.columns }
@@ -380,36 +450,56 @@ func (r *remoteRows) Value(i int) wire.Value { return r.row[i] }
 
 func (r *remoteRows) Next() (bool, error) {
 	for r.left == 0 {
-		if r.chunk.Err != nil {
-			return false, errorFromWire(r.chunk.Err)
+		if r.err != nil || r.chunk.Last && r.chunk.Err == nil {
+			return false, r.err
 		}
-		if r.ended || r.chunk.Last {
-			return false, nil
+		if err := r.receive(); err != nil {
+			r.err = r.broken(err)
 		}
-		b, err := r.st.Recv()
-		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("colmena: the leader ended the result before its last row: %w", rpc.ErrInterrupted)
-		}
-		if err != nil {
-			r.ended = true
-			return false, readError(err)
-		}
-		r.chunk = wire.RowsChunk{}
-		if err := r.chunk.Decode(b); err != nil {
-			r.ended = true
-			return false, err
-		}
-		r.data, r.left = r.chunk.Data, r.chunk.N
 	}
 	r.left--
 	for i := range r.row {
 		v, rest, err := wire.ReadValue(r.data)
 		if err != nil {
-			return false, err
+			r.left, r.err = 0, r.broken(err)
+			return false, r.err
 		}
 		r.row[i], r.data = v, rest
 	}
 	return true, nil
+}
+
+// receive takes the next chunk. The error that a chunk carries comes after its rows.
+func (r *remoteRows) receive() error {
+	if r.chunk.Err != nil {
+		return r.chunk.Err
+	}
+	b, err := r.st.Recv()
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return err
+	}
+	r.chunk = wire.RowsChunk{}
+	if err := r.chunk.Decode(b); err != nil {
+		return err
+	}
+	r.data, r.left = r.chunk.Data, r.chunk.N
+	return nil
+}
+
+// broken makes the user's error of a result that ended before its last row. That the
+// other node was closed, or has halted, must not look like a state of this one.
+func (r *remoteRows) broken(err error) error {
+	if ctx := r.ctx.Err(); ctx != nil {
+		return ctx
+	}
+	var w *wire.Error
+	if errors.As(err, &w) && !ofTheNode(w) {
+		return errorFromWire(w)
+	}
+	return &outcomeError{fmt.Sprintf("colmena: node %q ended the result before its last row: %v", r.from, err), []error{ErrNotApplied}}
 }
 
 func (r *remoteRows) Close() error {

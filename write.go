@@ -52,14 +52,14 @@ func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResu
 	}
 }
 
-// tooLarge makes the user's error of a unit that no decoder would take. It must not be
-// sent: the leader would end the stream on which other writes travel too.
+// tooLarge makes the user's error of what no decoder would take. A unit must not be sent
+// then: the leader would end the stream on which other writes travel too.
 func tooLarge(err error) error {
 	var big *wire.LimitError
 	if errors.As(err, &big) {
-		return &LimitError{Msg: fmt.Sprintf("the write is too large: %s: %d, the limit is %d", big.What, big.Got, big.Max)}
+		return &LimitError{Msg: fmt.Sprintf("too large: %s: %d, the limit is %d", big.What, big.Got, big.Max)}
 	}
-	return notApplied(err, "write: %v", err)
+	return notApplied(err, "%v", err)
 }
 
 // notBegun makes the error of a write that got no request ID, so that it was not sent.
@@ -103,7 +103,8 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		}
 		if bound > 0 && !sent { // it counts from the first attempt that may have arrived
 			cancel()
-			ctx, cancel = context.WithTimeout(caller, bound)
+			attempt, end := context.WithTimeout(caller, bound)
+			ctx, cancel = attempt, end
 		}
 		u.Timeout = 0
 		if by, ok := ctx.Deadline(); ok {
@@ -137,6 +138,9 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		sent, last = sent || maybe, err
 		if maybe {
 			leaderBy = n.leaderDeadline() // there was a leader; the wait for the next one begins
+		}
+		if !sent {
+			ctx = caller
 		}
 		if ctx.Err() != nil || n.isClosed() {
 			return res, sent, n.giveUp(sent, ctx.Err(), last)

@@ -1,0 +1,38 @@
+package colmena
+
+import (
+	"context"
+
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// FailRegistration has the request for a number to write under end in an unknown
+// outcome for cause.
+func (n *Node) FailRegistration(cause error) {
+	n.requests.register = func(context.Context) (uint64, error) {
+		return 0, outcomeUnknown(cause, "write: it is not known")
+	}
+}
+
+// QueryAt has a node, whether it leads or not, run a query for this one, and walks over
+// the rows.
+func (n *Node) QueryAt(ctx context.Context, node, sql string) (rows int, err error) {
+	r, err := n.readThere(ctx, node, DefaultDatabase, readMode{level: Weak}, sql, wire.NewArgs(0).Args(), wire.PreState{})
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	for {
+		ok, err := r.Next()
+		if !ok || err != nil {
+			return rows, err
+		}
+		rows++
+	}
+}
+
+// BrokenResult is the error of a result that another node ended with an error.
+func BrokenResult(code wire.ErrorCode) error {
+	r := &remoteRows{from: "other", ctx: context.Background()}
+	return r.broken(&wire.Error{Code: code, Msg: "over there"})
+}
