@@ -203,4 +203,3 @@ func checkFunctionList(list string) error {
 	}
 	return nil
 }
-

@@ -198,7 +198,9 @@ func TestFunctionsOfThreeNodes(t *testing.T) {
 		checkEverywhere(t, n)
 	}
 	// A learner that enters by a copy, and does not have them, holds up such writes only.
-	i := c.Add(func(_ int, cfg *colmena.Config) { cfg.Functions, cfg.Collations, cfg.JoinAs = nil, nil, colmena.JoinAsNonvoter })
+	i := c.Add(func(_ int, cfg *colmena.Config) {
+		cfg.Functions, cfg.Collations, cfg.JoinAs = nil, nil, colmena.JoinAsNonvoter
+	})
 	late := c.Node(i)
 	c.Until("learner", func() bool {
 		members, err := follower.Members(limit(t))

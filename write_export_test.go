@@ -36,3 +36,16 @@ func BrokenResult(code wire.ErrorCode) error {
 	r := &remoteRows{from: "other", ctx: context.Background()}
 	return r.broken(&wire.Error{Code: code, Msg: "over there"})
 }
+
+// Frames tells the sizes of the frames in which units are sent.
+func Frames(units []wire.Unit) (sizes []int) {
+	sn := &sender{out: map[uint64]*outgoing{}, unanswered: map[uint64]bool{}}
+	for _, u := range units {
+		sn.queue = append(sn.queue, &outgoing{db: DefaultDatabase, unit: u})
+	}
+	for len(sn.queue) > 0 {
+		sizes = append(sizes, len(sn.take(nil)))
+		clear(sn.unanswered)
+	}
+	return sizes
+}

@@ -52,24 +52,18 @@ func TestTooLargeWriteFailsAlone(t *testing.T) {
 	wantNumber(t, c.Node(0), colmena.Strong, 0, "SELECT count(*) FROM kv WHERE length(v) > 1000")
 }
 
-// Large writes that are allowed each have a frame: together they would exceed one.
-func TestLargeWritesAtOnce(t *testing.T) {
-	if testing.Short() {
-		t.Skip("large")
+// What is large, and allowed, goes alone: with others it could exceed a frame.
+func TestLargeWriteGoesAlone(t *testing.T) {
+	part := wire.Statement{SQL: strings.Repeat(" ", wire.MaxStatementBytes-4096)}
+	large := wire.Unit{Statements: []wire.Statement{part, part, part, part}}
+	if err := large.Check(); err != nil {
+		t.Fatal(err)
 	}
-	c := testcluster.New(t, 3)
-	exec(t, c.Node(0), "CREATE TABLE kv(k INTEGER PRIMARY KEY, v)")
-	n, ctx := c.Node(c.Follower()), limit(t)
-	var wg sync.WaitGroup
-	for range 6 {
-		wg.Go(func() {
-			if _, err := n.DB().ExecContext(ctx, "INSERT INTO kv(v) VALUES(?)", make([]byte, 12<<20)); err != nil {
-				t.Error(err)
-			}
-		})
+	small := wire.Unit{Statements: []wire.Statement{{SQL: strings.Repeat(" ", 1<<20)}}}
+	frames := colmena.Frames([]wire.Unit{small, large, small, small})
+	if len(frames) != 2 || frames[0] > 4<<20 || frames[1] > wire.MaxFrameBytes {
+		t.Errorf("frames of %d bytes", frames)
 	}
-	wg.Wait()
-	wantNumber(t, n, colmena.Strong, 6, "SELECT count(*) FROM kv")
 }
 
 // A leader that hangs closes no connection. Writes that are on their way to it go on to
