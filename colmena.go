@@ -62,6 +62,7 @@ type Node struct {
 	raftEnded chan struct{}
 
 	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
+	stalled   atomic.Bool   // the log's disk hangs
 	gaveUp    time.Time     // when leadership was last handed on because of a halt; the leadership goroutine's
 	resigning atomic.Bool   // it hands leadership on, and leads no more until that has failed
 	applied   atomic.Uint64 // last index handed to the databases
@@ -417,6 +418,9 @@ func (n *Node) logFailed(err error) {
 // diskStalled is told when a write of the log hangs, and when it no longer does. A
 // leader whose disk hangs would keep its followers quiet with heartbeats for ever (H26).
 func (n *Node) diskStalled(d time.Duration) {
+	// While a write hangs, raft's main goroutine hangs with it and cannot find that its
+	// lease has run out: until then this node must not take itself for the leader.
+	n.stalled.Store(d > 0 && n.net != nil)
 	if d > 0 {
 		n.log.Warn("the log's disk is stalled", "for", d)
 		n.event(Event{Kind: EventDiskStalled})

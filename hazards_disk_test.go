@@ -69,6 +69,9 @@ func TestHazard26StalledDiskMovesLeadership(t *testing.T) {
 	if v, err := number(short, old, colmena.Strong, "SELECT count(*) FROM kv"); err == nil && v != 4 || err != nil && !errors.Is(err, colmena.ErrNoLeader) && !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a Strong read on the stalled node: %d rows, %v", v, err)
 	}
+	if v, err := number(short, old, colmena.Weak, "SELECT count(*) FROM kv"); err == nil && v != 4 {
+		t.Errorf("a Weak read on the stalled node: %d rows", v)
+	}
 	cancel()
 	if err := <-result; !errors.Is(err, colmena.ErrOutcomeUnknown) {
 		t.Errorf("the write that met the stalled disk: %v", err)

@@ -88,7 +88,7 @@ func (n *Node) loseLead() {
 // raftLeaderTerm is the term in which raft holds this node for the leader, 0 if none.
 func (n *Node) raftLeaderTerm() uint64 {
 	term := n.raft.CurrentTerm()
-	if n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term {
+	if n.raft.State() != raft.Leader || n.raft.CurrentTerm() != term || n.stalled.Load() {
 		return 0
 	}
 	return term
