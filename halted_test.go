@@ -3,6 +3,7 @@ package colmena_test
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -24,9 +25,13 @@ func TestEntriesOfADatabaseThatCouldNotBeMadeAreNotLost(t *testing.T) {
 	if err != nil || len(generations) != 1 {
 		t.Fatalf("generations %v, %v", generations, err)
 	}
-	inTheWay := filepath.Join(generations[0], "db.2.db")
-	if err := os.Mkdir(inTheWay, 0o755); err != nil {
-		t.Fatal(err)
+	var inTheWay []string
+	for inc := 2; inc < 20; inc++ { // a number may be drawn in vain
+		dir := filepath.Join(generations[0], fmt.Sprintf("db.%d.db", inc))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		inTheWay = append(inTheWay, dir)
 	}
 	db, err := c.Node(leader).OpenDB("b")
 	if err != nil {
@@ -39,8 +44,10 @@ func TestEntriesOfADatabaseThatCouldNotBeMadeAreNotLost(t *testing.T) {
 		}
 	}
 	c.Until("halt of the follower", func() bool { return c.Node(follower).Status().Halted != nil })
-	if err := os.Remove(inTheWay); err != nil {
-		t.Fatal(err)
+	for _, dir := range inTheWay {
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.Until("return of the follower", func() bool { return c.Node(follower).Status().Halted == nil })
 	if err := c.Node(leader).TransferLeadership(limit(t), c.Node(follower).ID()); err != nil {

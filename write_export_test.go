@@ -2,6 +2,7 @@ package colmena
 
 import (
 	"context"
+	"reflect"
 
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -48,4 +49,15 @@ func Frames(units []wire.Unit) (sizes []int) {
 		clear(sn.unanswered)
 	}
 	return sizes
+}
+
+// FutureEndsWithRaft reports whether what waits for an entry is told of raft's end.
+func (n *Node) FutureEndsWithRaft() bool {
+	f := n.raft.Barrier(0)
+	n.endWithRaft(f)
+	if err := f.Error(); err != nil {
+		return false
+	}
+	v := reflect.ValueOf(f).Elem().FieldByName("ShutdownCh")
+	return v.IsValid() && v.Interface() == any(n.raftEnded)
 }

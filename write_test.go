@@ -126,7 +126,8 @@ func TestFailedRegistrationIsNotApplied(t *testing.T) {
 	}
 }
 
-// Closing while entries are being committed leaves no goroutine waiting for raft.
+// Closing while entries are being committed leaves no goroutine waiting for raft, even
+// for an entry that raft forgets.
 func TestCloseLeavesNoProposal(t *testing.T) {
 	for range size(10) {
 		n, err := colmena.New(colmena.Config{NodeID: "a", DataDir: t.TempDir()})
@@ -151,6 +152,9 @@ func TestCloseLeavesNoProposal(t *testing.T) {
 			})
 		}
 		begun.Wait()
+		if !n.FutureEndsWithRaft() {
+			t.Error("a future of raft cannot be told of its end: see endWithRaft")
+		}
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}

@@ -193,9 +193,13 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 		s.recvEnd = io.EOF
 	case typ == frameFailure:
 		e, err := decodeFailure(body)
-		if err != nil {
+		switch {
+		case err != nil:
 			s.recvEnd = s.broken(err)
-		} else {
+		case s.ctx.Err() != nil && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
+			// The handler's word for the end of its context, which is that of ours.
+			s.recvEnd = s.broken(e)
+		default:
 			s.recvEnd = e
 		}
 	default:
