@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/mentasystems/colmena/internal/lifecycle"
+	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // Errors of a caller. They are wrapped together with the cause, so errors.Is
