@@ -88,6 +88,7 @@ type Node struct {
 	// while delivering is held.
 	missedFrom atomic.Uint64
 	closeOnce  sync.Once
+	stopOnce   sync.Once
 	closeErr   error
 	done       chan struct{} // closed when Close begins
 
@@ -109,7 +110,7 @@ func New(cfg Config) (*Node, error) {
 	n.requests.register = n.registerOrigin
 	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
-	n.cleanup.Add(func() error { n.group.Stop(); return nil })
+	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
 		close(n.done)
 		return nil, errors.Join(err, n.cleanup.Run())
@@ -332,7 +333,7 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 // serve starts what runs beside raft, and opens the port.
 func (n *Node) serve() error {
 	// These use everything else, so they end first.
-	n.cleanup.Add(func() error { n.group.Stop(); return nil })
+	n.cleanup.Add(n.stopGroup)
 	n.group.Go("leadership", n.watchLeadership)
 	n.group.Go("hooks", n.hooks.run)
 	n.group.Go("nudge", n.runNudges)
@@ -460,6 +461,17 @@ func (n *Node) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
 	return n.Shutdown(ctx)
+}
+
+// stopGroup ends the node's goroutines. One that is in the application's code, in a
+// hook say, may not end; it is left behind.
+func (n *Node) stopGroup() error {
+	n.stopOnce.Do(func() {
+		if left := n.group.StopTimeout(closeGrace); len(left) > 0 {
+			n.log.Warn("closing without waiting any longer", "for", left)
+		}
+	})
+	return nil
 }
 
 // stopRaft waits for proposals that are out, because raft may forget to answer one

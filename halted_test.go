@@ -247,3 +247,27 @@ func TestDivergedReplicaStopsAndHoldsUpNobody(t *testing.T) {
 		t.Error("a replica that parted from the others leads")
 	}
 }
+
+// Close does not wait for ever for code of the application.
+func TestCloseDoesNotWaitForAHookForEver(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for the grace of Close")
+	}
+	hook, release := make(chan struct{}), make(chan struct{})
+	defer close(release)
+	n, err := colmena.New(colmena.Config{DataDir: t.TempDir(), OnApply: func(colmena.ApplyEvent) { close(hook); <-release }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.DB().ExecContext(limit(t), "CREATE TABLE t(a)"); err != nil {
+		t.Fatal(err)
+	}
+	<-hook
+	began := time.Now()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+}
