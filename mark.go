@@ -238,7 +238,24 @@ func (a *markAskers) ask(ctx context.Context, k markKey) (position, error) {
 		a.m[k] = s
 	}
 	a.mu.Unlock()
-	return s.get(ctx)
+	r, err := s.join()
+	if err != nil {
+		return position{}, err
+	}
+	for {
+		// A leader that answers no more is not waited for once there is another.
+		watch := a.n.stateWatch()
+		if id, _, ok := a.n.leader(); ok && id != k.leader {
+			return position{}, fmt.Errorf("%w: another node leads", rpc.ErrInterrupted)
+		}
+		select {
+		case <-r.done:
+			return r.value, r.err
+		case <-watch:
+		case <-ctx.Done():
+			return position{}, ctx.Err()
+		}
+	}
 }
 
 // serveMarks answers the questions of one asker.
@@ -437,19 +454,11 @@ type round[T any] struct {
 const sharedTimeout = 5 * time.Second
 
 func (s *shared[T]) get(ctx context.Context) (T, error) {
-	s.mu.Lock()
-	if s.next == nil {
-		s.next = &round[T]{done: make(chan struct{})}
+	r, err := s.join()
+	if err != nil {
+		var zero T
+		return zero, err
 	}
-	r := s.next
-	if !s.running {
-		s.running = s.n.group.Go("shared question", s.run)
-		if !s.running {
-			s.mu.Unlock()
-			return r.value, ErrClosed
-		}
-	}
-	s.mu.Unlock()
 	select {
 	case <-r.done:
 		return r.value, r.err
@@ -457,6 +466,23 @@ func (s *shared[T]) get(ctx context.Context) (T, error) {
 		var zero T
 		return zero, ctx.Err()
 	}
+}
+
+// join returns the round that begins next.
+func (s *shared[T]) join() (*round[T], error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil {
+		s.next = &round[T]{done: make(chan struct{})}
+	}
+	r := s.next
+	if !s.running {
+		s.running = s.n.group.Go("shared question", s.run)
+		if !s.running {
+			return nil, ErrClosed
+		}
+	}
+	return r, nil
 }
 
 func (s *shared[T]) run(ctx context.Context) {
