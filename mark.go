@@ -260,16 +260,10 @@ func (a *markAskers) ask(ctx context.Context, k markKey) (position, error) {
 
 // serveMarks answers the questions of one asker.
 func (n *Node) serveMarks(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
-	var buf []byte
-	for {
-		b, err := st.RecvInto(buf)
-		if err != nil {
-			return nil
-		}
-		buf = b
+	return answerEach(st, func(b []byte) ([]byte, error) {
 		var req wire.MarkRequest
 		if err := req.Decode(b); err != nil {
-			return err
+			return nil, err
 		}
 		var resp wire.MarkResponse
 		m, err := n.markHere(ctx, req.DB, req.Confirm)
@@ -280,7 +274,24 @@ func (n *Node) serveMarks(ctx context.Context, _ wire.Hello, st *rpc.Stream) err
 		case err != nil:
 			resp.Err = errorToWire(err)
 		}
-		if err := st.Send(resp.Append(nil)); err != nil {
+		return resp.Append(nil), nil
+	})
+}
+
+// answerEach answers the questions of a stream one by one, until the asker is gone.
+func answerEach(st *rpc.Stream, answer func([]byte) ([]byte, error)) error {
+	var buf []byte
+	for {
+		b, err := st.RecvInto(buf)
+		if err != nil {
+			return nil
+		}
+		buf = b
+		resp, err := answer(b)
+		if err == nil {
+			err = st.Send(resp)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -385,23 +396,15 @@ func (c *confirmer) askTerm(ctx context.Context, id string, term uint64) bool {
 
 // serveTerms tells which term this node is in.
 func (n *Node) serveTerms(_ context.Context, _ wire.Hello, st *rpc.Stream) error {
-	var buf []byte
-	for {
-		b, err := st.RecvInto(buf)
-		if err != nil {
-			return nil
-		}
-		buf = b
+	return answerEach(st, func(b []byte) ([]byte, error) {
 		var req wire.TermRequest
 		if err := req.Decode(b); err != nil {
-			return err
+			return nil, err
 		}
 		term := n.raft.CurrentTerm()
 		resp := wire.TermResponse{Term: term, OK: term == req.Term}
-		if err := st.Send(resp.Append(nil)); err != nil {
-			return err
-		}
-	}
+		return resp.Append(nil), nil
+	})
 }
 
 // exchange sends one request on a stream that is kept, and opened if need be, and

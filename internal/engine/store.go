@@ -259,8 +259,8 @@ const (
 	writerBusyTimeout = 5e9 // nanoseconds
 )
 
-// closeWriter leaves the write-ahead log in place: a close is no checkpoint, and a
-// node that is stopped should stop at once.
+// closeWriter ends the open transaction and closes the connection. When the last
+// connection of the file closes, SQLite moves what is left of the log into it.
 func (d *DB) closeWriter() error {
 	if d.x != nil {
 		d.x.forget()
