@@ -197,8 +197,8 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 		switch {
 		case err != nil:
 			s.recvEnd = s.broken(err)
-		case s.ctx.Err() != nil && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
-			// The handler's word for the end of its context, which is that of ours.
+		case s.givenUp() && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
+			// The handler's word for the end of its context, which we ended.
 			s.recvEnd = s.broken(e)
 		default:
 			s.recvEnd = e
@@ -207,6 +207,18 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 		s.recvEnd = s.broken(fmt.Errorf("%w: type %d", errFrame, typ))
 	}
 	return nil, s.recvEnd
+}
+
+// givenUp reports whether this side ended the stream, by Close or by its context.
+func (s *Stream) givenUp() bool {
+	if s.sender != nil {
+		select {
+		case <-s.sender.closed:
+			return true
+		default:
+		}
+	}
+	return s.ctx.Err() != nil
 }
 
 // broken makes the error of a stream that failed: with the context's error if that
