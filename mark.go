@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -67,7 +68,11 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 	var m position
 	if d := n.dbs.get(db); d != nil {
 		if confirm {
-			if err := d.Settle(ctx); err != nil {
+			err := d.Settle(ctx)
+			if errors.Is(err, engine.ErrClosed) && !n.isClosed() && n.dbs.get(db) != d {
+				return n.markHere(ctx, db, confirm) // it was replaced or dropped meanwhile
+			}
+			if err != nil {
 				return position{}, err
 			}
 		}
