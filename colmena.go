@@ -186,17 +186,17 @@ func (n *Node) openFiles() error {
 		return err
 	}
 	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{}), replaced: n.hooks.replaced}
-	if err := n.dbs.open(gens.Current(), !n.id.Formed); err != nil {
+	if err := n.dbs.Open(gens.Current(), !n.id.Formed); err != nil {
 		return err
 	}
-	n.cleanup.Add(n.dbs.close)
+	n.cleanup.Add(n.dbs.Close)
 	if err := gens.Collect(); err != nil {
 		return err
 	}
-	if err := n.snaps.CheckFiles(n.dbs.fileMark); err != nil {
+	if err := n.snaps.CheckFiles(n.dbs.FileMark); err != nil {
 		return err
 	}
-	return n.dbs.removeStrays()
+	return n.dbs.RemoveStrays()
 }
 
 func (n *Node) openLog() (err error) {
@@ -358,8 +358,8 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
 		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.confirmTerm,
-		Halt:    func(err error) { n.replicaHalted(n.dbs.nameOf(incarnation, shown), err) },
-		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.nameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
+		Halt:    func(err error) { n.replicaHalted(n.dbs.NameOf(incarnation, shown), err) },
+		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.NameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
 		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
 		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, ReadConns: n.cfg.ReadConns,
 	}
@@ -380,7 +380,7 @@ func (n *Node) ID() string { return n.id.NodeID }
 // databases.
 func (n *Node) AppliedIndex() uint64 {
 	var most uint64
-	for _, d := range n.dbs.all() {
+	for _, d := range n.dbs.All() {
 		most = max(most, d.Mark().Index)
 	}
 	return most
@@ -478,10 +478,10 @@ func (n *Node) stopGroup() error {
 // that is queued when it stops.
 func (n *Node) stopRaft() error {
 	defer close(n.raftEnded)
-	n.dbs.stepDown()
+	n.dbs.StepDown()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = n.dbs.drain(ctx)
+	_ = n.dbs.Drain(ctx)
 	return waitFuture(context.Background(), n.raft.Shutdown())
 }
 

@@ -68,17 +68,17 @@ func TestConfigReportsEveryViolationAtOnce(t *testing.T) {
 
 func TestWrittenFormatIsTheNewestEveryMemberReads(t *testing.T) {
 	s := &databases{members: map[string]member{"a": {id: "a", formatMin: 1, formatMax: formatMax}, "b": {id: "b", formatMin: 1, formatMax: formatMax + 3}}}
-	if v := s.writeFormat(); v != formatMax {
+	if v := s.WriteFormat(); v != formatMax {
 		t.Errorf("writes %d", v)
 	}
-	if err := s.checkFormats(memberChange{ID: "new", FormatMin: formatMax + 1, FormatMax: formatMax + 2}); err == nil {
+	if err := s.CheckFormats(memberChange{ID: "new", FormatMin: formatMax + 1, FormatMax: formatMax + 2}); err == nil {
 		t.Error("a node that cannot read what is written may join")
 	}
-	if err := s.checkFormats(memberChange{ID: "new", FormatMin: 1, FormatMax: formatMax + 2}); err != nil {
+	if err := s.CheckFormats(memberChange{ID: "new", FormatMin: 1, FormatMax: formatMax + 2}); err != nil {
 		t.Error(err)
 	}
 	s.members["learner"] = member{id: "learner", formatMin: 0, formatMax: formatMax - 1}
-	if v := s.writeFormat(); v != formatMax-1 {
+	if v := s.WriteFormat(); v != formatMax-1 {
 		t.Errorf("with an older learner it writes %d", v)
 	}
 }

@@ -61,8 +61,8 @@ func (n *Node) CopyTo(ctx context.Context, db string, w io.Writer) (index uint64
 // exportTo makes a plain file of a database's present state.
 func (n *Node) exportTo(ctx context.Context, name, path string) (uint64, error) {
 	for {
-		watch := n.dbs.watch()
-		d := n.dbs.get(name)
+		watch := n.dbs.Watch()
+		d := n.dbs.Get(name)
 		if d == nil {
 			return 0, errors.New("there is no such database: nothing was written to it yet")
 		}

@@ -33,7 +33,7 @@ CREATE TABLE instances(origin INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT N
 INSERT INTO cluster VALUES('id', ?1), ('schema', 1);`
 )
 
-// member is a line of the members table.
+// Member is a line of the members table.
 type member struct {
 	id, incarnation, addr string
 	voter                 bool
@@ -74,9 +74,9 @@ func fileName(incarnation uint64) string {
 	return fmt.Sprintf("db.%d.db", incarnation)
 }
 
-// open opens the system database in dir and everything it names. fresh says that no
+// Open opens the system database in dir and everything it names. fresh says that no
 // state is expected there: then the system database is made.
-func (s *databases) open(dir string, fresh bool) error {
+func (s *databases) Open(dir string, fresh bool) error {
 	path := filepath.Join(dir, systemFile)
 	if fresh {
 		if err := engine.Create(path, "system", 0); err != nil {
@@ -100,8 +100,8 @@ func (s *databases) path(d *engine.DB) string {
 	return filepath.Join(s.dir, fileName(d.Incarnation()))
 }
 
-// nameOf is a database's present name, or name if it is not in the set.
-func (s *databases) nameOf(incarnation uint64, name string) string {
+// NameOf is a database's present name, or name if it is not in the set.
+func (s *databases) NameOf(incarnation uint64, name string) string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if d := s.byInc[incarnation]; d != nil {
@@ -110,8 +110,8 @@ func (s *databases) nameOf(incarnation uint64, name string) string {
 	return name
 }
 
-// close closes every database; open may follow.
-func (s *databases) close() error {
+// Close closes every database; open may follow.
+func (s *databases) Close() error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	s.mu.Lock()
@@ -135,22 +135,22 @@ func (s *databases) allLocked() []*engine.DB {
 	return all
 }
 
-// all returns every open database, the system database first.
-func (s *databases) all() []*engine.DB {
+// All returns every open database, the system database first.
+func (s *databases) All() []*engine.DB {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.allLocked()
 }
 
-// system returns the system database.
-func (s *databases) system() *engine.DB {
+// System returns the system database.
+func (s *databases) System() *engine.DB {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.sys
 }
 
-// get returns a database by name, nil if there is none.
-func (s *databases) get(name string) *engine.DB {
+// Get returns a database by name, nil if there is none.
+func (s *databases) Get(name string) *engine.DB {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if name == systemName {
@@ -159,9 +159,9 @@ func (s *databases) get(name string) *engine.DB {
 	return s.byName[name]
 }
 
-// route finds the database of an entry. Without one the entry belongs to a database
+// Route finds the database of an entry. Without one the entry belongs to a database
 // that was dropped, unless its number was never given: then this node lacks entries.
-func (s *databases) route(incarnation uint64) (db *engine.DB, known bool) {
+func (s *databases) Route(incarnation uint64) (db *engine.DB, known bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if incarnation == 0 {
@@ -170,24 +170,24 @@ func (s *databases) route(incarnation uint64) (db *engine.DB, known bool) {
 	return s.byInc[incarnation], incarnation <= s.highest
 }
 
-// follows reports whether the set is what the system database says at an index.
-func (s *databases) follows(index uint64) bool {
+// Follows reports whether the set is what the system database says at an index.
+func (s *databases) Follows(index uint64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.loaded >= index
 }
 
-// watch returns a channel that is closed at the next change.
-func (s *databases) watch() <-chan struct{} {
+// Watch returns a channel that is closed at the next change.
+func (s *databases) Watch() <-chan struct{} {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.changed
 }
 
-// reload makes the set what the system database now says: it opens what is new and
+// Reload makes the set what the system database now says: it opens what is new and
 // closes and removes what was dropped. The log's goroutine calls it after each entry
 // of the system database.
-func (s *databases) reload() error {
+func (s *databases) Reload() error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	s.mu.RLock()
@@ -242,13 +242,13 @@ func (s *databases) rename(cat catalogue, renamed []*engine.DB, opened map[uint6
 		name := cat.databases[d.Incarnation()]
 		if drainErr := d.Drain(context.Background()); drainErr != nil {
 			err = errors.Join(err, fmt.Errorf("colmena: database %q was loaded anew, but not on this node: %w", name, drainErr))
-			if former := s.get(name); former != nil {
+			if former := s.Get(name); former != nil {
 				opened[former.Incarnation()] = former
 			}
 			continue
 		}
 		d.Rename(name)
-		s.replaced(name, s.system().Mark().Index)
+		s.replaced(name, s.System().Mark().Index)
 	}
 	return err
 }
@@ -288,8 +288,8 @@ func (s *databases) remove(d *engine.DB) {
 	}
 }
 
-// lead opens every database for writing in a term, and those that come later.
-func (s *databases) lead(term uint64) {
+// Lead opens every database for writing in a term, and those that come later.
+func (s *databases) Lead(term uint64) {
 	s.mu.Lock()
 	s.term = term
 	all := s.allLocked()
@@ -299,8 +299,8 @@ func (s *databases) lead(term uint64) {
 	}
 }
 
-// stepDown closes every database for writing.
-func (s *databases) stepDown() {
+// StepDown closes every database for writing.
+func (s *databases) StepDown() {
 	s.mu.Lock()
 	s.term = 0
 	all := s.allLocked()
@@ -310,9 +310,9 @@ func (s *databases) stepDown() {
 	}
 }
 
-// drain waits until everything delivered is applied.
-func (s *databases) drain(ctx context.Context) error {
-	for _, d := range s.all() {
+// Drain waits until everything delivered is applied.
+func (s *databases) Drain(ctx context.Context) error {
+	for _, d := range s.All() {
 		if err := d.Drain(ctx); err != nil {
 			return err
 		}
@@ -320,9 +320,9 @@ func (s *databases) drain(ctx context.Context) error {
 	return nil
 }
 
-// settle waits until everything delivered is applied, and not for writes that run.
-func (s *databases) settle(ctx context.Context) error {
-	for _, d := range s.all() {
+// Settle waits until everything delivered is applied, and not for writes that run.
+func (s *databases) Settle(ctx context.Context) error {
+	for _, d := range s.All() {
 		if err := errors.Join(d.Settle(ctx), d.Err()); err != nil {
 			return err
 		}
@@ -330,10 +330,10 @@ func (s *databases) settle(ctx context.Context) error {
 	return nil
 }
 
-// manifest lists the databases and how far they have come.
-func (s *databases) manifest(clusterID string) *snapshot.Manifest {
+// Manifest lists the databases and how far they have come.
+func (s *databases) Manifest(clusterID string) *snapshot.Manifest {
 	m := &snapshot.Manifest{ClusterID: clusterID}
-	for _, d := range s.all() {
+	for _, d := range s.All() {
 		m.Databases = append(m.Databases, describe(d, d.Mark()))
 	}
 	return m
@@ -366,10 +366,10 @@ func (s *databases) Pin(ctx context.Context) (snapshot.Pinned, error) {
 // pinAll adds a pin of every database to p. dropped says that it failed because one of
 // them is not in the set any more.
 func (s *databases) pinAll(ctx context.Context, p *pinnedSet) (dropped bool, err error) {
-	for _, d := range s.all() {
+	for _, d := range s.All() {
 		pin, err := d.Pin(ctx)
 		if err != nil {
-			now, _ := s.route(d.Incarnation())
+			now, _ := s.Route(d.Incarnation())
 			return errors.Is(err, engine.ErrClosed) && now != d, err
 		}
 		p.pins = append(p.pins, pin)
@@ -445,9 +445,9 @@ func scan(r *engine.Reader, sql string, row func(*engine.Cursor)) error {
 	}
 }
 
-// fileMark tells the snapshot store what a file states, before raft starts.
-func (s *databases) fileMark(db snapshot.Database) (wire.Mark, uint64, error) {
-	d, known := s.route(db.Incarnation)
+// FileMark tells the snapshot store what a file states, before raft starts.
+func (s *databases) FileMark(db snapshot.Database) (wire.Mark, uint64, error) {
+	d, known := s.Route(db.Incarnation)
 	switch {
 	case d != nil:
 		return d.Mark(), d.Incarnation(), nil
@@ -457,12 +457,12 @@ func (s *databases) fileMark(db snapshot.Database) (wire.Mark, uint64, error) {
 	return wire.Mark{}, 0, fs.ErrNotExist
 }
 
-// removeStrays removes database files that the catalogue does not name: of databases
+// RemoveStrays removes database files that the catalogue does not name: of databases
 // that were dropped just before a crash. Files of numbers not given yet are kept; the
 // log will name them.
-func (s *databases) removeStrays() error {
+func (s *databases) RemoveStrays() error {
 	names := map[string]bool{systemFile: true}
-	for _, d := range s.all() {
+	for _, d := range s.All() {
 		names[fileName(d.Incarnation())] = true
 	}
 	entries, err := os.ReadDir(s.dir)

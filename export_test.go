@@ -14,7 +14,7 @@ func SetTrailingLogs(c *Config, entries uint64) { c.trailingLogs = entries }
 // HoldDatabase keeps the owner of a database busy until release is called.
 func (n *Node) HoldDatabase(name string) (release func()) {
 	hold, held := make(chan struct{}), make(chan struct{})
-	go func() { _ = n.dbs.get(name).Do(context.Background(), func() { close(held); <-hold }) }()
+	go func() { _ = n.dbs.Get(name).Do(context.Background(), func() { close(held); <-hold }) }()
 	<-held
 	return sync.OnceFunc(func() { close(hold) })
 }

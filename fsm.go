@@ -44,7 +44,7 @@ func (f *fsm) deliver(l *raft.Log) {
 		return
 	}
 	mark := wire.Mark{Term: l.Term, Index: l.Index}
-	db, known := f.n.dbs.route(inc)
+	db, known := f.n.dbs.Route(inc)
 	switch {
 	case db == nil && known:
 		return // of a database that was dropped
@@ -59,7 +59,7 @@ func (f *fsm) deliver(l *raft.Log) {
 	if err := db.Drain(context.Background()); err != nil {
 		return // halted, and reported
 	}
-	if err := f.n.dbs.reload(); err != nil {
+	if err := f.n.dbs.Reload(); err != nil {
 		f.n.missed(l.Index, "system", err)
 		return
 	}
@@ -86,10 +86,10 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), snapshotDrain)
 	defer cancel()
-	if err := f.n.dbs.settle(ctx); err != nil {
+	if err := f.n.dbs.Settle(ctx); err != nil {
 		return nil, fmt.Errorf("colmena: snapshot: %w", err)
 	}
-	return &fsmSnapshot{n: f.n, manifest: f.n.dbs.manifest(f.n.clusterID())}, nil
+	return &fsmSnapshot{n: f.n, manifest: f.n.dbs.Manifest(f.n.clusterID())}, nil
 }
 
 // snapshotDrain bounds how long a snapshot waits for the databases.
@@ -106,7 +106,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	n := f.n
 	n.delivering.Lock()
 	defer n.delivering.Unlock()
-	if err := n.snaps.Install(id, n.dbs.close, func(dir string) error { return n.dbs.open(dir, false) }); err != nil {
+	if err := n.snaps.Install(id, n.dbs.Close, func(dir string) error { return n.dbs.Open(dir, false) }); err != nil {
 		n.replicaHalted("system", fmt.Errorf("a copy from the leader could not be installed: %w", err))
 		return err
 	}
@@ -131,7 +131,7 @@ type fsmSnapshot struct {
 // Persist implements raft.FSMSnapshot: it makes the files durable up to their marks,
 // because the log before them is about to go (H18), and then says where they stand.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	for _, d := range s.n.dbs.all() {
+	for _, d := range s.n.dbs.All() {
 		if err := d.Sync(); err != nil {
 			return errors.Join(err, sink.Cancel())
 		}

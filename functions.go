@@ -162,7 +162,7 @@ func (n *Node) lackFunction(kind engine.Kind, name, item string) []string {
 	if item == "" {
 		lack = append(lack, here)
 	}
-	for _, m := range n.dbs.allMembers() {
+	for _, m := range n.dbs.Members() {
 		switch {
 		case m.id == here:
 		case have(m.functions):
@@ -173,7 +173,7 @@ func (n *Node) lackFunction(kind engine.Kind, name, item string) []string {
 	}
 	for _, s := range n.servers() {
 		if id := string(s.ID); id != here {
-			if _, ok := n.dbs.member(id); !ok {
+			if _, ok := n.dbs.Member(id); !ok {
 				lack = append(lack, id)
 			}
 		}
@@ -187,7 +187,7 @@ func (n *Node) lackFunction(kind engine.Kind, name, item string) []string {
 // refreshed reports whether a member's line must be written anew though the node is at
 // its old address: it was started with other functions, or by another build.
 func (n *Node) refreshed(c memberChange) (member, bool) {
-	old, ok := n.dbs.member(c.ID)
+	old, ok := n.dbs.Member(c.ID)
 	if !ok || c.Kind != changeJoin || old.incarnation != c.Incarnation {
 		return old, false
 	}

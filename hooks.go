@@ -138,7 +138,7 @@ func (q *hookQueue) gap() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	g := Gap{From: 1}
-	for _, d := range q.n.dbs.all() {
+	for _, d := range q.n.dbs.All() {
 		name, now := d.Name(), d.Mark().Index
 		if d.Incarnation() == 0 {
 			continue

@@ -67,7 +67,7 @@ func (n *Node) introduce(ctx context.Context, in *introducer) {
 		}
 		return
 	}
-	self, known := n.dbs.member(n.id.NodeID)
+	self, known := n.dbs.Member(n.id.NodeID)
 	want := n.selfMember(n.cfg.JoinAs == JoinAsVoter)
 	if known {
 		want.voter = self.voter
@@ -159,7 +159,7 @@ const greetTimeout = 2 * time.Second
 // knownAddrs is every address at which a member might be.
 func (n *Node) knownAddrs() []string {
 	addrs := slices.Clone(n.cfg.Join)
-	for _, m := range n.dbs.allMembers() {
+	for _, m := range n.dbs.Members() {
 		if addr, _, err := n.peers.resolve(m.id); err == nil && m.id != n.id.NodeID {
 			addrs = append(addrs, addr)
 		}

@@ -78,7 +78,7 @@ const giveUpPause = time.Second
 // loseLead closes the databases for writing.
 func (n *Node) loseLead() {
 	term := n.leading.Swap(0)
-	n.dbs.stepDown()
+	n.dbs.StepDown()
 	n.stateChanged()
 	if term != 0 {
 		n.event(Event{Kind: EventLeadershipLost, Term: term})
@@ -102,19 +102,19 @@ func (n *Node) takeLead(ctx context.Context, term uint64) error {
 	if err := waitFuture(ctx, n.raft.Barrier(barrierTimeout)); err != nil {
 		return err
 	}
-	if err := n.dbs.drain(ctx); err != nil {
+	if err := n.dbs.Drain(ctx); err != nil {
 		return err
 	}
 	if n.raftLeaderTerm() != term {
 		return fmt.Errorf("the term is over")
 	}
-	if at := n.dbs.system().Mark().Index; n.missedFrom.Load() != 0 || !n.dbs.follows(at) {
+	if at := n.dbs.System().Mark().Index; n.missedFrom.Load() != 0 || !n.dbs.Follows(at) {
 		return fmt.Errorf("the databases do not follow entry %d yet", at)
 	}
-	if v := n.dbs.writeFormat(); v < formatMin {
+	if v := n.dbs.WriteFormat(); v < formatMin {
 		return fmt.Errorf("a member reads formats up to %d only, and this version writes %d and newer: upgrade that member", v, formatMin)
 	}
-	n.dbs.lead(term)
+	n.dbs.Lead(term)
 	return n.ensureSystem(ctx)
 }
 
@@ -122,15 +122,15 @@ const barrierTimeout = 10 * time.Second
 
 // ensureSystem writes the first entry of a new cluster, and this node's own line.
 func (n *Node) ensureSystem(ctx context.Context) error {
-	sys := n.dbs.system()
-	if n.dbs.clusterOf() == "" {
+	sys := n.dbs.System()
+	if n.dbs.ClusterID() == "" {
 		args := wire.NewArgs(1)
 		args.Add(wire.Text(n.clusterID()))
 		if _, err := sys.Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: systemSchema, Args: args.Args()}}}); err != nil {
 			return err
 		}
 	}
-	if m, ok := n.dbs.member(n.id.NodeID); ok && m == n.selfMember(m.voter) {
+	if m, ok := n.dbs.Member(n.id.NodeID); ok && m == n.selfMember(m.voter) {
 		return nil
 	}
 	_, err := sys.Exec(ctx, recordMember(n.selfMember(true)))
@@ -231,14 +231,14 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 func (n *Node) catchUp(ctx context.Context) error {
 	// The system database comes first: it says which others there are.
-	sys := n.dbs.system()
+	sys := n.dbs.System()
 	if err := n.catchUpWith(ctx, sys); err != nil {
 		return err
 	}
 	if err := n.settled(ctx, sys.Mark().Index); err != nil {
 		return err
 	}
-	for _, d := range n.dbs.all() {
+	for _, d := range n.dbs.All() {
 		if err := n.catchUpWith(ctx, d); err != nil {
 			return err
 		}
@@ -282,7 +282,7 @@ func (n *Node) resign(ctx context.Context, id string) error {
 		n.stateChanged()
 	}()
 	n.loseLead()
-	_ = n.dbs.drain(ctx) // what is not decided by then is looked up by its request ID
+	_ = n.dbs.Drain(ctx) // what is not decided by then is looked up by its request ID
 	if n.raftLeaderTerm() == 0 {
 		return nil
 	}

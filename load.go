@@ -122,7 +122,7 @@ func digest(s string, digits int) string {
 // beginLoad makes the hidden database, and drops those of earlier loads of the same
 // database, and of earlier processes of this node.
 func (n *Node) beginLoad(ctx context.Context, name, hidden string) error {
-	if len(n.dbs.all()) > maxDatabases {
+	if len(n.dbs.All()) > maxDatabases {
 		return &LimitError{Msg: fmt.Sprintf("a cluster holds at most %d databases", maxDatabases)}
 	}
 	mine := hiddenPrefix + "%." + n.hiddenOwner() + "%"
@@ -157,7 +157,7 @@ func (n *Node) finishLoad(ctx context.Context, name, hidden string) error {
 // followed what it says of the databases there are.
 func (n *Node) awaitApplied(ctx context.Context, index uint64) error {
 	for {
-		watch := n.dbs.watch()
+		watch := n.dbs.Watch()
 		if n.applied.Load() >= index {
 			return nil
 		}
@@ -190,7 +190,7 @@ func systemStatement(sql string, args ...string) wire.Statement {
 // hiddenExists tells, of a hidden database that this node has not opened, whether the
 // catalogue knows it. Writing to one never makes it.
 func (n *Node) hiddenExists(ctx context.Context, name string) error {
-	r, err := n.dbs.system().Reader(ctx)
+	r, err := n.dbs.System().Reader(ctx)
 	if err != nil {
 		return err
 	}

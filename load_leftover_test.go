@@ -36,7 +36,7 @@ func TestLoadRemovesWhatACrashLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, name := range left {
-		if got, want := n.dbs.get(name) != nil, i >= 2; got != want {
+		if got, want := n.dbs.Get(name) != nil, i >= 2; got != want {
 			t.Errorf("leftover %d: there is %t, want %t", i, got, want)
 		}
 	}

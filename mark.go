@@ -57,7 +57,7 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 	if term == 0 {
 		return position{}, ErrNoLeader
 	}
-	if err := n.settled(ctx, n.dbs.system().Mark().Index); err != nil {
+	if err := n.settled(ctx, n.dbs.System().Mark().Index); err != nil {
 		return position{}, err
 	}
 	if confirm {
@@ -66,10 +66,10 @@ func (n *Node) markHere(ctx context.Context, db string, confirm bool) (position,
 		}
 	}
 	var m position
-	if d := n.dbs.get(db); d != nil {
+	if d := n.dbs.Get(db); d != nil {
 		if confirm {
 			err := d.Settle(ctx)
-			if errors.Is(err, engine.ErrClosed) && !n.isClosed() && n.dbs.get(db) != d {
+			if errors.Is(err, engine.ErrClosed) && !n.isClosed() && n.dbs.Get(db) != d {
 				return n.markHere(ctx, db, confirm) // it was replaced or dropped meanwhile
 			}
 			if err != nil {
@@ -157,8 +157,8 @@ func (n *Node) noCommands(first, last uint64) bool {
 // database: a drop is acknowledged a moment before the database is gone here.
 func (n *Node) settled(ctx context.Context, index uint64) error {
 	for {
-		watch := n.dbs.watch()
-		if n.dbs.follows(index) {
+		watch := n.dbs.Watch()
+		if n.dbs.Follows(index) {
 			return nil
 		}
 		if err := n.haltedErr(); err != nil {

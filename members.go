@@ -19,25 +19,25 @@ import (
 
 // Format versions of what nodes write for one another: entries, copies and calls. A
 // node reads all from formatMin to formatMax; the leader writes the newest that every
-// member, learners included, reads.
+// Member, learners included, reads.
 const (
 	formatMin uint16 = 1
 	formatMax uint16 = 1
 )
 
-// writeFormat is the version that nodes write: the newest that every member on record
+// WriteFormat is the version that nodes write: the newest that every member on record
 // reads, learners included, and this node itself.
-func (s *databases) writeFormat() uint16 {
+func (s *databases) WriteFormat() uint16 {
 	v := formatMax
-	for _, m := range s.allMembers() {
+	for _, m := range s.Members() {
 		v = min(v, m.formatMax)
 	}
 	return v
 }
 
-// checkFormats keeps a node out that could not read what the cluster writes.
-func (s *databases) checkFormats(c memberChange) error {
-	if v := s.writeFormat(); c.FormatMin > v || c.FormatMax < v {
+// CheckFormats keeps a node out that could not read what the cluster writes.
+func (s *databases) CheckFormats(c memberChange) error {
+	if v := s.WriteFormat(); c.FormatMin > v || c.FormatMax < v {
 		return fmt.Errorf("colmena: node %q reads formats %d to %d, and the cluster writes %d: start it with a version that reads that", c.ID, c.FormatMin, c.FormatMax, v)
 	}
 	return nil
@@ -71,7 +71,7 @@ func (n *Node) membersHere() []Member {
 	for _, s := range n.servers() {
 		m := Member{ID: string(s.ID), Voter: s.Suffrage == raft.Voter, Leader: string(s.ID) == leader}
 		m.Addr, _, _ = n.peers.resolve(m.ID)
-		if line, ok := n.dbs.member(m.ID); ok {
+		if line, ok := n.dbs.Member(m.ID); ok {
 			m.Promoting = line.voter && !m.Voter
 		}
 		out = append(out, m)
@@ -195,7 +195,7 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 	var err error
 	switch c.Kind {
 	case changeJoin:
-		if err := n.dbs.checkFormats(c); err != nil {
+		if err := n.dbs.CheckFormats(c); err != nil {
 			return err
 		}
 		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
@@ -237,15 +237,15 @@ func (n *Node) runStep(ctx context.Context, s membership.Step, c memberChange) e
 	switch s.Kind {
 	case membership.StepRecord:
 		m := member{id: s.Member.ID, incarnation: s.Member.Incarnation, addr: s.Member.Addr, voter: s.Member.WantsVoter, engine: c.Engine, formatMin: c.FormatMin, formatMax: c.FormatMax, functions: c.Functions}
-		if old, ok := n.dbs.member(m.id); ok && c.Kind != changeJoin {
+		if old, ok := n.dbs.Member(m.id); ok && c.Kind != changeJoin {
 			m.engine, m.formatMin, m.formatMax, m.functions = old.engine, old.formatMin, old.formatMax, old.functions
 		}
-		_, err := n.dbs.system().Exec(ctx, recordMember(m))
+		_, err := n.dbs.System().Exec(ctx, recordMember(m))
 		return err
 	case membership.StepForget:
 		args := wire.NewArgs(1)
 		args.Add(wire.Text(s.ID))
-		_, err := n.dbs.system().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM members WHERE id = ?", Args: args.Args()}}})
+		_, err := n.dbs.System().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM members WHERE id = ?", Args: args.Args()}}})
 		n.peers.forget(s.ID)
 		return err
 	case membership.StepAddLearner:
@@ -272,7 +272,7 @@ func (n *Node) transfer(ctx context.Context, id string) error {
 // memberView is what membership decisions are made from.
 func (n *Node) memberView(ctx context.Context) membership.View {
 	v := membership.View{Leader: n.id.NodeID, Applied: n.applied.Load(), Progress: map[string]membership.Progress{}}
-	for _, m := range n.dbs.allMembers() {
+	for _, m := range n.dbs.Members() {
 		v.Members = append(v.Members, membership.Member{ID: m.id, Incarnation: m.incarnation, Addr: m.addr, WantsVoter: m.voter})
 	}
 	var wg sync.WaitGroup
@@ -328,14 +328,14 @@ func (n *Node) selfMember(voter bool) member {
 	return m
 }
 
-func (s *databases) member(id string) (member, bool) {
+func (s *databases) Member(id string) (member, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	m, ok := s.members[id]
 	return m, ok
 }
 
-func (s *databases) allMembers() []member {
+func (s *databases) Members() []member {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []member
@@ -346,7 +346,7 @@ func (s *databases) allMembers() []member {
 	return out
 }
 
-func (s *databases) clusterOf() string {
+func (s *databases) ClusterID() string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.cluster
@@ -376,7 +376,7 @@ func (n *Node) catalogueChanged() {
 	n.idMu.Lock()
 	formed := n.id.Formed
 	n.idMu.Unlock()
-	if !formed && n.dbs.clusterOf() != "" {
+	if !formed && n.dbs.ClusterID() != "" {
 		n.idMu.Lock()
 		n.id.Formed = true
 		err := n.id.save(n.cfg.DataDir)
@@ -392,7 +392,7 @@ func (n *Node) catalogueChanged() {
 func (n *Node) promote(ctx context.Context) {
 	waiting := false
 	for _, s := range n.servers() {
-		if m, ok := n.dbs.member(string(s.ID)); ok && m.voter && s.Suffrage != raft.Voter {
+		if m, ok := n.dbs.Member(string(s.ID)); ok && m.voter && s.Suffrage != raft.Voter {
 			waiting = true
 		}
 	}

@@ -25,7 +25,7 @@ type peerBook struct {
 // resolve gives raft and the callers a member's address. The incarnation is the one on
 // record: a node that lost its directory must not be taken for the one that voted.
 func (p *peerBook) resolve(id string) (addr, incarnation string, err error) {
-	m, recorded := p.n.dbs.member(id)
+	m, recorded := p.n.dbs.Member(id)
 	p.mu.Lock()
 	h, heard := p.heardOf[id]
 	p.mu.Unlock()
@@ -122,7 +122,7 @@ func (n *Node) checkPeer(h wire.Hello) error {
 	case h.NodeID == n.id.NodeID && h.Incarnation != n.id.Incarnation:
 		return fmt.Errorf("another node calls itself %q too", h.NodeID)
 	}
-	if m, ok := n.dbs.member(h.NodeID); ok && h.Purpose == wire.PurposeRaft && m.incarnation != h.Incarnation {
+	if m, ok := n.dbs.Member(h.NodeID); ok && h.Purpose == wire.PurposeRaft && m.incarnation != h.Incarnation {
 		return fmt.Errorf("node %q is known with another incarnation: it was replaced", h.NodeID)
 	}
 	return nil

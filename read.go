@@ -90,10 +90,10 @@ func (n *Node) reader(ctx context.Context, db string) (*engine.Reader, error) {
 		if n.isClosed() {
 			return nil, ErrClosed
 		}
-		watch := n.dbs.watch()
+		watch := n.dbs.Watch()
 		var r *engine.Reader
 		var err error
-		d := n.dbs.get(db)
+		d := n.dbs.Get(db)
 		switch {
 		case d == nil:
 			r, err = n.empty.Reader(ctx)
@@ -170,10 +170,10 @@ func (n *Node) freshenHere(ctx context.Context, db string, m readMode) error {
 		if err != nil || leader == "" {
 			return err
 		}
-		if d := n.dbs.get(db); d != nil && d.Err() != nil {
+		if d := n.dbs.Get(db); d != nil && d.Err() != nil {
 			return userError(d.Err()) // it will not catch up by waiting
 		}
-		if err := n.pause(ctx, n.dbs.watch(), time.Now().Add(localPatience)); err != nil && !errors.Is(err, ErrNoLeader) {
+		if err := n.pause(ctx, n.dbs.Watch(), time.Now().Add(localPatience)); err != nil && !errors.Is(err, ErrNoLeader) {
 			return err
 		}
 	}
@@ -194,7 +194,7 @@ func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader strin
 		return "", n.awaitOwnWrites(ctx, db)
 	}
 	if m.level == Weak && n.leading.Load() != 0 {
-		return "", n.settled(ctx, n.dbs.system().Mark().Index)
+		return "", n.settled(ctx, n.dbs.System().Mark().Index)
 	}
 	asked := time.Now()
 	mark, err := n.leaderMark(ctx, db, m.level == Strong)
@@ -211,8 +211,8 @@ func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader strin
 // reachMark waits a moment until this node stands where the leader stood, or names the
 // leader.
 func (n *Node) reachMark(ctx context.Context, db string, at position) (leader string, err error) {
-	watch := n.dbs.watch()
-	d := n.dbs.get(db)
+	watch := n.dbs.Watch()
+	d := n.dbs.Get(db)
 	if at.reached(d) {
 		return "", nil
 	}
@@ -221,7 +221,7 @@ func (n *Node) reachMark(ctx context.Context, db string, at position) (leader st
 	if !at.same(d) {
 		select {
 		case <-watch:
-			d = n.dbs.get(db)
+			d = n.dbs.Get(db)
 		case <-short.Done():
 		}
 	}
@@ -255,7 +255,7 @@ func (n *Node) awaitOwnWrites(ctx context.Context, db string) error {
 	if index == 0 {
 		return nil
 	}
-	d := n.dbs.get(db)
+	d := n.dbs.Get(db)
 	if d != nil && d.Mark().Index >= index {
 		return nil
 	}
@@ -273,7 +273,7 @@ func (n *Node) awaitOwnWrites(ctx context.Context, db string) error {
 // awaitIndex waits until this node has applied everything up to index to db.
 func (n *Node) awaitIndex(ctx context.Context, db string, index uint64) error {
 	for {
-		d := n.dbs.get(db)
+		d := n.dbs.Get(db)
 		if d != nil && d.Mark().Index >= index {
 			return nil
 		}

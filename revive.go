@@ -49,7 +49,7 @@ func (n *Node) goOn() error {
 	if err := n.store.Failure(); err != nil {
 		return err
 	}
-	for _, d := range n.dbs.all() {
+	for _, d := range n.dbs.All() {
 		if d.Err() == nil {
 			continue
 		}
@@ -58,10 +58,10 @@ func (n *Node) goOn() error {
 		}
 	}
 	// The set of databases may have waited for one of them, and entries for the set.
-	if err := n.dbs.system().Drain(n.group.Context()); err != nil {
+	if err := n.dbs.System().Drain(n.group.Context()); err != nil {
 		return err
 	}
-	if err := n.dbs.reload(); err != nil {
+	if err := n.dbs.Reload(); err != nil {
 		return err
 	}
 	if from := n.missedFrom.Load(); from != 0 {
@@ -70,7 +70,7 @@ func (n *Node) goOn() error {
 		}
 		n.missedFrom.Store(0)
 	}
-	return n.dbs.drain(n.group.Context())
+	return n.dbs.Drain(n.group.Context())
 }
 
 // localFailure reports whether a replica stopped for a reason that may pass.
@@ -86,7 +86,7 @@ func (n *Node) revive(old *engine.DB) error {
 	if err := old.Err(); !localFailure(err) || errors.As(err, &lack) {
 		return err // what it lacks it gets at the next start
 	}
-	d, err := n.dbs.reopen(old)
+	d, err := n.dbs.Reopen(old)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (n *Node) redeliver(from uint64, wanted func(incarnation uint64) bool) erro
 		if !wanted(inc) {
 			continue
 		}
-		db, known := n.dbs.route(inc)
+		db, known := n.dbs.Route(inc)
 		switch {
 		case db != nil:
 			db.Deliver(wire.Mark{Term: l.Term, Index: l.Index}, l.Data)
@@ -130,15 +130,15 @@ func (n *Node) redeliver(from uint64, wanted func(incarnation uint64) bool) erro
 		if err := db.Drain(n.group.Context()); err != nil {
 			return err
 		}
-		if err := n.dbs.reload(); err != nil {
+		if err := n.dbs.Reload(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reopen replaces a stopped database by its file opened anew.
-func (s *databases) reopen(old *engine.DB) (*engine.DB, error) {
+// Reopen replaces a stopped database by its file opened anew.
+func (s *databases) Reopen(old *engine.DB) (*engine.DB, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	s.mu.RLock()

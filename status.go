@@ -70,7 +70,7 @@ func (n *Node) Status() Status {
 	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
 	s.Leader, _, _ = n.leader()
 	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
-	s.Format = FormatStatus{formatMin, formatMax, n.dbs.writeFormat()}
+	s.Format = FormatStatus{formatMin, formatMax, n.dbs.WriteFormat()}
 	switch last := n.raft.LastContact(); {
 	case s.Ready:
 	case last.IsZero():
@@ -85,7 +85,7 @@ func (n *Node) Status() Status {
 			s.Snapshots = append(s.Snapshots, SnapshotStatus{m.ID, m.Term, m.Index})
 		}
 	}
-	for _, d := range n.dbs.all() {
+	for _, d := range n.dbs.All() {
 		if d.Incarnation() != 0 && !isHidden(d.Name()) {
 			s.Databases = append(s.Databases, databaseStatus(d))
 		}

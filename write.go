@@ -233,14 +233,14 @@ func (n *Node) writeHere(ctx context.Context, db string, u wire.Unit) (res wire.
 // databaseForWrite returns a database on the leader, made if there is none yet.
 func (n *Node) databaseForWrite(ctx context.Context, name string) (*engine.DB, error) {
 	for {
-		if d := n.dbs.get(name); d != nil {
+		if d := n.dbs.Get(name); d != nil {
 			return d, nil
 		}
-		watch := n.dbs.watch()
+		watch := n.dbs.Watch()
 		if err := n.createDatabase(ctx, name); err != nil {
 			return nil, err
 		}
-		if d := n.dbs.get(name); d != nil {
+		if d := n.dbs.Get(name); d != nil {
 			return d, nil
 		}
 		select {
@@ -264,12 +264,12 @@ func (n *Node) createDatabase(ctx context.Context, name string) error {
 	if err != nil {
 		return &wire.Error{Code: wire.ErrRefused, Msg: "a database of that name", Detail: err.Error()}
 	}
-	if len(n.dbs.all()) > maxDatabases {
+	if len(n.dbs.All()) > maxDatabases {
 		return &wire.Error{Code: wire.ErrTooLarge, Msg: fmt.Sprintf("a cluster holds at most %d databases", maxDatabases)}
 	}
 	args := wire.NewArgs(1)
 	args.Add(wire.Text(name))
-	_, err = n.dbs.system().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "INSERT INTO databases(name) VALUES(?) ON CONFLICT DO NOTHING", Args: args.Args()}}})
+	_, err = n.dbs.System().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "INSERT INTO databases(name) VALUES(?) ON CONFLICT DO NOTHING", Args: args.Args()}}})
 	return err
 }
 
@@ -308,7 +308,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 // Databases lists the databases this node knows of.
 func (n *Node) Databases() []string {
 	var names []string
-	for _, d := range n.dbs.all() {
+	for _, d := range n.dbs.All() {
 		if d.Incarnation() != 0 && !isHidden(d.Name()) {
 			names = append(names, d.Name())
 		}
