@@ -7,6 +7,8 @@ import (
 	"go/token"
 	"strings"
 	"testing"
+
+	"github.com/mentasystems/colmena/internal/membership"
 )
 
 // Every default is stated in its field's comment as the constant has it.
@@ -67,7 +69,7 @@ func TestConfigReportsEveryViolationAtOnce(t *testing.T) {
 }
 
 func TestWrittenFormatIsTheNewestEveryMemberReads(t *testing.T) {
-	s := &databases{members: map[string]member{"a": {id: "a", formatMin: 1, formatMax: formatMax}, "b": {id: "b", formatMin: 1, formatMax: formatMax + 3}}}
+	s := &databases{members: map[string]membership.Record{"a": {ID: "a", FormatMin: 1, FormatMax: formatMax}, "b": {ID: "b", FormatMin: 1, FormatMax: formatMax + 3}}}
 	if v := s.WriteFormat(); v != formatMax {
 		t.Errorf("writes %d", v)
 	}
@@ -77,7 +79,7 @@ func TestWrittenFormatIsTheNewestEveryMemberReads(t *testing.T) {
 	if err := s.CheckFormats(memberChange{ID: "new", FormatMin: 1, FormatMax: formatMax + 2}); err != nil {
 		t.Error(err)
 	}
-	s.members["learner"] = member{id: "learner", formatMin: 0, formatMax: formatMax - 1}
+	s.members["learner"] = membership.Record{ID: "learner", FormatMin: 0, FormatMax: formatMax - 1}
 	if v := s.WriteFormat(); v != formatMax-1 {
 		t.Errorf("with an older learner it writes %d", v)
 	}

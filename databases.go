@@ -14,6 +14,7 @@ import (
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/membership"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -33,15 +34,6 @@ CREATE TABLE instances(origin INTEGER PRIMARY KEY AUTOINCREMENT, node TEXT NOT N
 INSERT INTO cluster VALUES('id', ?1), ('schema', 1);`
 )
 
-// Member is a line of the members table.
-type member struct {
-	id, incarnation, addr string
-	voter                 bool
-	engine                uint64
-	formatMin, formatMax  uint16
-	functions             string // engine.Library.List of the node
-}
-
 // databases is the set of open databases, as the system database says. The log's
 // goroutine changes it; everybody reads it.
 type databases struct {
@@ -58,7 +50,7 @@ type databases struct {
 	byName  map[string]*engine.DB
 	byInc   map[uint64]*engine.DB
 	highest uint64 // the highest incarnation ever given
-	members map[string]member
+	members map[string]membership.Record
 	cluster string        // cluster ID as replicated, "" before the first entry
 	term    uint64        // term in which this node leads, 0 none
 	changed chan struct{} // closed and replaced at every change
@@ -399,12 +391,12 @@ func (p *pinnedSet) Release() {
 type catalogue struct {
 	databases map[uint64]string
 	highest   uint64
-	members   map[string]member
+	members   map[string]membership.Record
 	cluster   string
 }
 
 func readCatalogue(sys *engine.DB) (c catalogue, err error) {
-	c.databases, c.members = map[uint64]string{}, map[string]member{}
+	c.databases, c.members = map[uint64]string{}, map[string]membership.Record{}
 	r, err := sys.Reader(context.Background())
 	if err != nil {
 		return c, err
@@ -424,9 +416,9 @@ func readCatalogue(sys *engine.DB) (c catalogue, err error) {
 		}),
 		scan(r, "SELECT value FROM cluster WHERE key='id'", func(cur *engine.Cursor) { c.cluster = cur.Value(0).String() }),
 		scan(r, "SELECT id, incarnation, addr, voter, engine, format_min, format_max, functions FROM members", func(cur *engine.Cursor) {
-			m := member{id: cur.Value(0).String(), incarnation: cur.Value(1).String(), addr: cur.Value(2).String(), voter: cur.Value(3).Int64() != 0,
-				engine: uint64(cur.Value(4).Int64()), formatMin: uint16(cur.Value(5).Int64()), formatMax: uint16(cur.Value(6).Int64()), functions: cur.Value(7).String()}
-			c.members[m.id] = m
+			m := membership.Record{ID: cur.Value(0).String(), Incarnation: cur.Value(1).String(), Addr: cur.Value(2).String(), Voter: cur.Value(3).Int64() != 0,
+				Engine: uint64(cur.Value(4).Int64()), FormatMin: uint16(cur.Value(5).Int64()), FormatMax: uint16(cur.Value(6).Int64()), Functions: cur.Value(7).String()}
+			c.members[m.ID] = m
 		}))
 }
 

@@ -41,7 +41,7 @@ func (n *Node) registerMethods() {
 	member := func(h rpc.Handler) rpc.Handler {
 		return insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
 			// Only the leader is sure to know who is a member now.
-			if m, ok := n.dbs.Member(peer.NodeID); n.leading.Load() != 0 && (!ok || m.incarnation != peer.Incarnation) {
+			if m, ok := n.dbs.Member(peer.NodeID); n.leading.Load() != 0 && (!ok || m.Incarnation != peer.Incarnation) {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call of node " + peer.NodeID, Detail: "it is no member of the cluster, or was replaced: start it with Join"}
 			}
 			return h(ctx, peer, st)

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/membership"
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -164,11 +165,11 @@ func (n *Node) lackFunction(kind engine.Kind, name, item string) []string {
 	}
 	for _, m := range n.dbs.Members() {
 		switch {
-		case m.id == here:
-		case have(m.functions):
+		case m.ID == here:
+		case have(m.Functions):
 			some = true
 		default:
-			lack = append(lack, m.id)
+			lack = append(lack, m.ID)
 		}
 	}
 	for _, s := range n.servers() {
@@ -186,13 +187,13 @@ func (n *Node) lackFunction(kind engine.Kind, name, item string) []string {
 
 // refreshed reports whether a member's line must be written anew though the node is at
 // its old address: it was started with other functions, or by another build.
-func (n *Node) refreshed(c memberChange) (member, bool) {
+func (n *Node) refreshed(c memberChange) (membership.Record, bool) {
 	old, ok := n.dbs.Member(c.ID)
-	if !ok || c.Kind != changeJoin || old.incarnation != c.Incarnation {
+	if !ok || c.Kind != changeJoin || old.Incarnation != c.Incarnation {
 		return old, false
 	}
 	now := old
-	now.functions, now.engine, now.formatMin, now.formatMax = c.Functions, c.Engine, c.FormatMin, c.FormatMax
+	now.Functions, now.Engine, now.FormatMin, now.FormatMax = c.Functions, c.Engine, c.FormatMin, c.FormatMax
 	return old, now != old
 }
 

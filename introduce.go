@@ -70,7 +70,7 @@ func (n *Node) introduce(ctx context.Context, in *introducer) {
 	self, known := n.dbs.Member(n.id.NodeID)
 	want := n.selfMember(n.cfg.JoinAs == JoinAsVoter)
 	if known {
-		want.voter = self.voter
+		want.Voter = self.Voter
 	}
 	// One that finds no leader at its start may have been removed while it was down.
 	again := lonely && !in.ledBy && len(n.cfg.Join) > 0
@@ -83,7 +83,7 @@ func (n *Node) introduce(ctx context.Context, in *introducer) {
 		}
 		return
 	}
-	c := memberChange{Kind: changeJoin, ID: want.id, Incarnation: want.incarnation, Addr: want.addr, Voter: want.voter, Engine: want.engine, FormatMin: formatMin, FormatMax: formatMax, Functions: want.functions}
+	c := memberChange{Kind: changeJoin, ID: want.ID, Incarnation: want.Incarnation, Addr: want.Addr, Voter: want.Voter, Engine: want.Engine, FormatMin: formatMin, FormatMax: formatMax, Functions: want.Functions}
 	var err error
 	switch {
 	case led && local:
@@ -160,7 +160,7 @@ const greetTimeout = 2 * time.Second
 func (n *Node) knownAddrs() []string {
 	addrs := slices.Clone(n.cfg.Join)
 	for _, m := range n.dbs.Members() {
-		if addr, _, err := n.peers.resolve(m.id); err == nil && m.id != n.id.NodeID {
+		if addr, _, err := n.peers.resolve(m.ID); err == nil && m.ID != n.id.NodeID {
 			addrs = append(addrs, addr)
 		}
 	}

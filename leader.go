@@ -130,7 +130,7 @@ func (n *Node) ensureSystem(ctx context.Context) error {
 			return err
 		}
 	}
-	if m, ok := n.dbs.Member(n.id.NodeID); ok && m == n.selfMember(m.voter) {
+	if m, ok := n.dbs.Member(n.id.NodeID); ok && m == n.selfMember(m.Voter) {
 		return nil
 	}
 	_, err := sys.Exec(ctx, recordMember(n.selfMember(true)))

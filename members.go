@@ -30,7 +30,7 @@ const (
 func (s *databases) WriteFormat() uint16 {
 	v := formatMax
 	for _, m := range s.Members() {
-		v = min(v, m.formatMax)
+		v = min(v, m.FormatMax)
 	}
 	return v
 }
@@ -72,7 +72,7 @@ func (n *Node) membersHere() []Member {
 		m := Member{ID: string(s.ID), Voter: s.Suffrage == raft.Voter, Leader: string(s.ID) == leader}
 		m.Addr, _, _ = n.peers.resolve(m.ID)
 		if line, ok := n.dbs.Member(m.ID); ok {
-			m.Promoting = line.voter && !m.Voter
+			m.Promoting = line.Voter && !m.Voter
 		}
 		out = append(out, m)
 	}
@@ -200,7 +200,7 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 		}
 		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
 		if m, refresh := n.refreshed(c); err == nil && len(steps) == 0 && refresh {
-			steps = []membership.Step{{Kind: membership.StepRecord, ID: m.id, Member: membership.Member{ID: m.id, Incarnation: m.incarnation, Addr: m.addr, WantsVoter: m.voter}}}
+			steps = []membership.Step{{Kind: membership.StepRecord, ID: m.ID, Member: membership.Member{ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, WantsVoter: m.Voter}}}
 		}
 	case changePromote:
 		steps, err = membership.Promote(v, c.ID)
@@ -236,9 +236,9 @@ func (n *Node) runStep(ctx context.Context, s membership.Step, c memberChange) e
 	n.log.Info("membership", "step", s.String())
 	switch s.Kind {
 	case membership.StepRecord:
-		m := member{id: s.Member.ID, incarnation: s.Member.Incarnation, addr: s.Member.Addr, voter: s.Member.WantsVoter, engine: c.Engine, formatMin: c.FormatMin, formatMax: c.FormatMax, functions: c.Functions}
-		if old, ok := n.dbs.Member(m.id); ok && c.Kind != changeJoin {
-			m.engine, m.formatMin, m.formatMax, m.functions = old.engine, old.formatMin, old.formatMax, old.functions
+		m := membership.Record{ID: s.Member.ID, Incarnation: s.Member.Incarnation, Addr: s.Member.Addr, Voter: s.Member.WantsVoter, Engine: c.Engine, FormatMin: c.FormatMin, FormatMax: c.FormatMax, Functions: c.Functions}
+		if old, ok := n.dbs.Member(m.ID); ok && c.Kind != changeJoin {
+			m.Engine, m.FormatMin, m.FormatMax, m.Functions = old.Engine, old.FormatMin, old.FormatMax, old.Functions
 		}
 		_, err := n.dbs.System().Exec(ctx, recordMember(m))
 		return err
@@ -273,7 +273,7 @@ func (n *Node) transfer(ctx context.Context, id string) error {
 func (n *Node) memberView(ctx context.Context) membership.View {
 	v := membership.View{Leader: n.id.NodeID, Applied: n.applied.Load(), Progress: map[string]membership.Progress{}}
 	for _, m := range n.dbs.Members() {
-		v.Members = append(v.Members, membership.Member{ID: m.id, Incarnation: m.incarnation, Addr: m.addr, WantsVoter: m.voter})
+		v.Members = append(v.Members, membership.Member{ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, WantsVoter: m.Voter})
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -303,46 +303,46 @@ type progress struct {
 	Applied     uint64
 }
 
-func recordMember(m member) wire.Unit {
+func recordMember(m membership.Record) wire.Unit {
 	args := wire.NewArgs(8)
-	args.Add(wire.Text(m.id))
-	args.Add(wire.Text(m.incarnation))
-	args.Add(wire.Text(m.addr))
+	args.Add(wire.Text(m.ID))
+	args.Add(wire.Text(m.Incarnation))
+	args.Add(wire.Text(m.Addr))
 	voter := int64(0)
-	if m.voter {
+	if m.Voter {
 		voter = 1
 	}
 	args.Add(wire.Int(voter))
-	args.Add(wire.Int(int64(m.engine)))
-	args.Add(wire.Int(int64(m.formatMin)))
-	args.Add(wire.Int(int64(m.formatMax)))
-	args.Add(wire.Text(m.functions))
+	args.Add(wire.Int(int64(m.Engine)))
+	args.Add(wire.Int(int64(m.FormatMin)))
+	args.Add(wire.Int(int64(m.FormatMax)))
+	args.Add(wire.Text(m.Functions))
 	return wire.Unit{Statements: []wire.Statement{{SQL: "INSERT OR REPLACE INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?)", Args: args.Args()}}}
 }
 
-func (n *Node) selfMember(voter bool) member {
-	m := member{id: n.id.NodeID, incarnation: n.id.Incarnation, voter: voter, engine: engineFingerprint(), formatMin: formatMin, formatMax: formatMax, functions: n.library.List()}
+func (n *Node) selfMember(voter bool) membership.Record {
+	m := membership.Record{ID: n.id.NodeID, Incarnation: n.id.Incarnation, Voter: voter, Engine: engineFingerprint(), FormatMin: formatMin, FormatMax: formatMax, Functions: n.library.List()}
 	if n.net != nil {
-		m.addr = n.net.Advertised()
+		m.Addr = n.net.Advertised()
 	}
 	return m
 }
 
-func (s *databases) Member(id string) (member, bool) {
+func (s *databases) Member(id string) (membership.Record, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	m, ok := s.members[id]
 	return m, ok
 }
 
-func (s *databases) Members() []member {
+func (s *databases) Members() []membership.Record {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var out []member
+	var out []membership.Record
 	for _, m := range s.members {
 		out = append(out, m)
 	}
-	slices.SortFunc(out, func(a, b member) int { return strings.Compare(a.id, b.id) })
+	slices.SortFunc(out, func(a, b membership.Record) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
@@ -392,7 +392,7 @@ func (n *Node) catalogueChanged() {
 func (n *Node) promote(ctx context.Context) {
 	waiting := false
 	for _, s := range n.servers() {
-		if m, ok := n.dbs.Member(string(s.ID)); ok && m.voter && s.Suffrage != raft.Voter {
+		if m, ok := n.dbs.Member(string(s.ID)); ok && m.Voter && s.Suffrage != raft.Voter {
 			waiting = true
 		}
 	}

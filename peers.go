@@ -30,10 +30,10 @@ func (p *peerBook) resolve(id string) (addr, incarnation string, err error) {
 	h, heard := p.heardOf[id]
 	p.mu.Unlock()
 	switch {
-	case heard && (!recorded || h.Incarnation == m.incarnation):
+	case heard && (!recorded || h.Incarnation == m.Incarnation):
 		return h.Addr, h.Incarnation, nil
-	case recorded && m.addr != "":
-		return m.addr, m.incarnation, nil
+	case recorded && m.Addr != "":
+		return m.Addr, m.Incarnation, nil
 	}
 	return "", "", fmt.Errorf("colmena: no address is known of node %q", id)
 }
@@ -122,7 +122,7 @@ func (n *Node) checkPeer(h wire.Hello) error {
 	case h.NodeID == n.id.NodeID && h.Incarnation != n.id.Incarnation:
 		return fmt.Errorf("another node calls itself %q too", h.NodeID)
 	}
-	if m, ok := n.dbs.Member(h.NodeID); ok && h.Purpose == wire.PurposeRaft && m.incarnation != h.Incarnation {
+	if m, ok := n.dbs.Member(h.NodeID); ok && h.Purpose == wire.PurposeRaft && m.Incarnation != h.Incarnation {
 		return fmt.Errorf("node %q is known with another incarnation: it was replaced", h.NodeID)
 	}
 	return nil

@@ -81,7 +81,7 @@ func (u *Unit) Check() error {
 
 // Size is an upper bound of the bytes that the unit takes in an entry.
 func (u *EntryUnit) Size() int {
-	n := unitOverhead
+	n := unitOverhead + len(u.Needs)
 	for i := range u.Statements {
 		n += statementOverhead + len(u.Statements[i].SQL) + len(u.Statements[i].Args)
 	}
