@@ -25,12 +25,12 @@ func level(pkg string) int {
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
 		return 1
 	case ".":
-		return 2
-	case "backup", "backup/s3", "jobs", "lan", "cli", "colmenatest", "internal/testcluster", "internal/faults":
 		return 3
+	case "backup", "backup/s3", "jobs", "lan", "cli", "colmenatest", "internal/testcluster", "internal/faults":
+		return 4
 	}
 	if strings.HasPrefix(pkg, "examples/") || strings.HasPrefix(pkg, "cmd/") {
-		return 4
+		return 5
 	}
 	return -1
 }
