@@ -14,6 +14,8 @@ type EntryHeader struct {
 	Engine          uint64 // engine fingerprint of the proposer
 	Time            int64  // unix milliseconds, the base of the units' times
 	ForeignKeys     bool   // PRAGMA foreign_keys for the whole entry
+
+	RecursiveTriggers bool // PRAGMA recursive_triggers for the whole entry
 }
 
 // EntryUnit is a unit of work with what its statements saw and did.
@@ -24,6 +26,7 @@ type EntryUnit struct {
 	Seed       uint64
 	HasSeed    bool   // the unit drew from the random generator; without it Seed is not stored
 	WantEach   bool   // the outcomes of all statements belong to the result
+	Session    bool   // an interactive transaction: each statement has a savepoint and a seed of its own
 	Needs      string // the application's functions and collations it used, with versions; aliases the entry's bytes after decoding
 	Statements []EntryStatement
 }
@@ -69,6 +72,7 @@ func (e *Entry) Reset() {
 // Differences wrap around, so every value is representable.
 const (
 	headerForeignKeys = 1 << 0
+	headerRecursive   = 1 << 1
 
 	unitSeed       = 1 << 0
 	unitOne        = 1 << 1 // one statement, no number follows
@@ -77,7 +81,8 @@ const (
 	unitTime       = 1 << 4
 	unitEach       = 1 << 5
 	unitNeeds      = 1 << 6
-	unitKnown      = 1<<7 - 1
+	unitSession    = 1 << 7
+	unitKnown      = 1<<8 - 1
 
 	statementArgs     = 1 << 0
 	statementPre      = 1 << 1
@@ -128,7 +133,7 @@ func (e *EntryEncoder) Begin(h EntryHeader) {
 	b = binary.AppendUvarint(b, h.Epoch)
 	b = binary.LittleEndian.AppendUint64(b, h.Engine)
 	b = binary.AppendVarint(b, h.Time)
-	b = append(b, flagIf(h.ForeignKeys, headerForeignKeys))
+	b = append(b, flagIf(h.ForeignKeys, headerForeignKeys)|flagIf(h.RecursiveTriggers, headerRecursive))
 	e.counts = len(b)
 	e.buf = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
 }
@@ -165,6 +170,7 @@ func (e *EntryEncoder) AppendUnit(u *EntryUnit) {
 		flagIf(u.ID.Origin == e.prev.Origin, unitSameOrigin) |
 		flagIf(u.Time != e.time, unitTime) |
 		flagIf(u.WantEach, unitEach) |
+		flagIf(u.Session, unitSession) |
 		flagIf(u.Needs != "", unitNeeds)
 	if e.err = checkLimit("bytes of needed functions", len(u.Needs), MaxNeedsBytes); e.err != nil {
 		return
@@ -310,7 +316,8 @@ func (c *cursor) entryHeader(h *EntryHeader) {
 	h.Epoch = c.uvarint()
 	h.Engine = c.fixed64()
 	h.Time = c.varint()
-	h.ForeignKeys = c.flags(headerForeignKeys) != 0
+	flags := c.flags(headerForeignKeys | headerRecursive)
+	h.ForeignKeys, h.RecursiveTriggers = flags&headerForeignKeys != 0, flags&headerRecursive != 0
 }
 
 // DecodeEntry decodes an entry into into, whose slices it reuses. SQL texts and arguments alias b, which must not be modified
@@ -359,7 +366,7 @@ func (c *cursor) entryUnits(e *Entry) {
 		if flags&unitTime != 0 {
 			u.Time += c.varint()
 		}
-		u.WantEach = flags&unitEach != 0
+		u.WantEach, u.Session = flags&unitEach != 0, flags&unitSession != 0
 		if u.HasSeed = flags&unitSeed != 0; u.HasSeed {
 			u.Seed = c.fixed64()
 		}

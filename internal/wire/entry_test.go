@@ -273,7 +273,6 @@ func TestInconsistentEntriesAreCorrupt(t *testing.T) {
 		"fewer statements":   func(b []byte) { b[counts+4]-- },
 		"more statements":    func(b []byte) { b[counts+4]++ },
 		"header flag":        func(b []byte) { b[counts-1] = 0x80 },
-		"unit flag":          func(b []byte) { b[counts+8] |= 0x80 },
 		"statement flag":     func(b []byte) { b[counts+11] |= 0x80 },
 		"forward reference":  func(b []byte) { b[counts+16] = 2 },
 		"text beyond bounds": func(b []byte) { b[counts+13] = 100 },

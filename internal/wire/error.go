@@ -30,6 +30,8 @@ const (
 	ErrApp              ErrorCode = 18
 	ErrFormat           ErrorCode = 19
 	ErrFunctionNotReady ErrorCode = 20 // Msg is the function, Detail the nodes that lack it, one a line
+	ErrTxAborted        ErrorCode = 21 // a transaction has ended; Primary is the reason, Msg tells, Detail is who held the writer
+	ErrNotFound         ErrorCode = 22 // the request whose outcome was asked for was not applied and never will be
 )
 
 var errorCodeNames = [...]string{
@@ -53,6 +55,8 @@ var errorCodeNames = [...]string{
 	ErrApp:              "application error",
 	ErrFormat:           "unknown format",
 	ErrFunctionNotReady: "function not ready",
+	ErrTxAborted:        "transaction aborted",
+	ErrNotFound:         "not applied",
 }
 
 func (c ErrorCode) String() string {

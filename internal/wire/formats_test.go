@@ -79,6 +79,21 @@ var formats = []format{
 		m.Results[1].Result.Each = exampleEach()
 		return m
 	}, (*gen).writeResponse},
+	{"entry-session", true, func() message { return &entryMessage{} }, func() message {
+		m := exampleEntry().(*entryMessage)
+		m.RecursiveTriggers, m.Units[1].Session = true, true
+		return m
+	}, (*gen).entry},
+	{"write-request-resolve", false, func() message { return &WriteRequest{} }, func() message {
+		m := exampleWriteRequest().(*WriteRequest)
+		m.Units[1].RecursiveTriggers, m.Units[2].Resolve = true, true
+		return m
+	}, (*gen).writeRequest},
+	{"session-request", false, func() message { return &SessionRequest{} }, exampleSession, (*gen).sessionRequest},
+	{"session-response", false, func() message { return &SessionResponse{} },
+		func() message {
+			return &SessionResponse{State: PreState{41, 1}, Rows: exampleRows(), Mark: Mark{7, 4711}, Err: exampleError(), Over: true}
+		}, (*gen).sessionResponse},
 	{"mark-request", false, func() message { return &MarkRequest{} },
 		func() message { return &MarkRequest{DB: "main", Term: 7, Confirm: true} }, (*gen).markRequest},
 	{"mark-response", false, func() message { return &MarkResponse{} },
@@ -192,6 +207,11 @@ func exampleQuery() message {
 		HasPre: true, Pre: PreState{41, 1}, Timeout: 5000}
 }
 
+func exampleSession() message {
+	return &SessionRequest{Kind: SessionRun, DB: "main", Label: "node n2", ForeignKeys: true, Pin: true, Pre: PreState{41, 1},
+		ID: RequestID{5, 1002}, Lowest: 998, Timeout: 5000, Statement: Statement{SQL: "SELECT * FROM kv WHERE k=?", Args: exampleArgs()}}
+}
+
 // view is what a message says, without what it keeps for reuse.
 func view(m message) any {
 	switch m := m.(type) {
@@ -270,6 +290,8 @@ func footprint(m message) int {
 			}
 		}
 		return n
+	case *SessionResponse:
+		return rows(m.Rows)
 	case *RowsHeader:
 		return rows(&Rows{Columns: m.Columns})
 	}
@@ -431,11 +453,11 @@ func (g *gen) error() *Error {
 
 func (g *gen) entry() message {
 	m := &entryMessage{Entry{EntryHeader: EntryHeader{DB: g.u64(), Prev: Mark{g.u64(), g.u64()}, Proposer: g.u64(), Epoch: g.u64(),
-		Engine: g.u64(), Time: g.i64(), ForeignKeys: g.bool()}}}
+		Engine: g.u64(), Time: g.i64(), ForeignKeys: g.bool(), RecursiveTriggers: g.bool()}}}
 	id := RequestID{g.u64(), g.u64()}
 	for range g.r.IntN(8) {
 		id = RequestID{g.near(id.Origin), g.near(id.Seq)}
-		u := EntryUnit{ID: id, Lowest: g.near(id.Seq), Time: int64(g.near(uint64(m.Time))), HasSeed: g.bool(), WantEach: g.bool()}
+		u := EntryUnit{ID: id, Lowest: g.near(id.Seq), Time: int64(g.near(uint64(m.Time))), HasSeed: g.bool(), WantEach: g.bool(), Session: g.bool()}
 		if u.HasSeed {
 			u.Seed = g.u64()
 		}
@@ -474,7 +496,7 @@ func (g *gen) writeRequest() message {
 	for range g.r.IntN(8) {
 		id = RequestID{g.near(id.Origin), g.near(id.Seq)}
 		u := Unit{ID: id, Lowest: g.near(id.Seq), ForeignKeys: g.bool(), Pin: g.bool(), WantRows: g.bool(), WantEach: g.bool(), HasPre: g.bool(),
-			Timeout: g.i64()}
+			Timeout: g.i64(), RecursiveTriggers: g.bool(), Resolve: g.bool()}
 		u.Pre = g.pre(u.HasPre)
 		for range g.r.IntN(4) {
 			u.Statements = append(u.Statements, Statement{SQL: g.sql(), Args: g.args()})
@@ -509,6 +531,16 @@ func (g *gen) query() message {
 		HasPre: g.bool(), Timeout: g.i64()}
 	m.Pre = g.pre(m.HasPre)
 	return m
+}
+
+func (g *gen) sessionRequest() message {
+	return &SessionRequest{Kind: uint8(g.r.IntN(256)), DB: g.text(MaxNameBytes), Label: g.text(20), ForeignKeys: g.bool(), RecursiveTriggers: g.bool(),
+		Pin: g.bool(), WantRows: g.bool(), Pre: g.pre(true), ID: RequestID{g.u64(), g.u64()}, Lowest: g.u64(), Timeout: g.i64(),
+		Statement: Statement{g.sql(), g.args()}}
+}
+
+func (g *gen) sessionResponse() message {
+	return &SessionResponse{State: g.pre(true), Rows: g.rows(), Mark: Mark{g.u64(), g.u64()}, Err: g.error(), Over: g.bool()}
 }
 
 func (g *gen) rowsHeader() message { return &RowsHeader{Columns: g.columns(), Err: g.error()} }

@@ -50,18 +50,20 @@ func fuzzFormat(f *testing.F, name string) {
 	})
 }
 
-func FuzzDecodeEntry(f *testing.F)         { fuzzFormat(f, "entry") }
-func FuzzDecodeStoredResults(f *testing.F) { fuzzFormat(f, "stored-results") }
-func FuzzDecodeHello(f *testing.F)         { fuzzFormat(f, "hello") }
-func FuzzDecodeWriteRequest(f *testing.F)  { fuzzFormat(f, "write-request") }
-func FuzzDecodeWriteResponse(f *testing.F) { fuzzFormat(f, "write-response") }
-func FuzzDecodeMarkRequest(f *testing.F)   { fuzzFormat(f, "mark-request") }
-func FuzzDecodeMarkResponse(f *testing.F)  { fuzzFormat(f, "mark-response") }
-func FuzzDecodeTermRequest(f *testing.F)   { fuzzFormat(f, "term-request") }
-func FuzzDecodeTermResponse(f *testing.F)  { fuzzFormat(f, "term-response") }
-func FuzzDecodeQueryRequest(f *testing.F)  { fuzzFormat(f, "query-request") }
-func FuzzDecodeRowsHeader(f *testing.F)    { fuzzFormat(f, "rows-header") }
-func FuzzDecodeRowsChunk(f *testing.F)     { fuzzFormat(f, "rows-chunk") }
+func FuzzDecodeEntry(f *testing.F)           { fuzzFormat(f, "entry") }
+func FuzzDecodeStoredResults(f *testing.F)   { fuzzFormat(f, "stored-results") }
+func FuzzDecodeHello(f *testing.F)           { fuzzFormat(f, "hello") }
+func FuzzDecodeWriteRequest(f *testing.F)    { fuzzFormat(f, "write-request") }
+func FuzzDecodeWriteResponse(f *testing.F)   { fuzzFormat(f, "write-response") }
+func FuzzDecodeMarkRequest(f *testing.F)     { fuzzFormat(f, "mark-request") }
+func FuzzDecodeMarkResponse(f *testing.F)    { fuzzFormat(f, "mark-response") }
+func FuzzDecodeTermRequest(f *testing.F)     { fuzzFormat(f, "term-request") }
+func FuzzDecodeTermResponse(f *testing.F)    { fuzzFormat(f, "term-response") }
+func FuzzDecodeQueryRequest(f *testing.F)    { fuzzFormat(f, "query-request") }
+func FuzzDecodeSessionRequest(f *testing.F)  { fuzzFormat(f, "session-request") }
+func FuzzDecodeSessionResponse(f *testing.F) { fuzzFormat(f, "session-response") }
+func FuzzDecodeRowsHeader(f *testing.F)      { fuzzFormat(f, "rows-header") }
+func FuzzDecodeRowsChunk(f *testing.F)       { fuzzFormat(f, "rows-chunk") }
 
 func FuzzEntryOwner(f *testing.F) {
 	f.Add(exampleEntry().Append(nil))

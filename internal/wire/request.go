@@ -13,13 +13,17 @@ type Unit struct {
 	ID          RequestID
 	Lowest      uint64 // lowest outstanding sequence of that origin
 	ForeignKeys bool
-	Pin         bool // non-deterministic values are pinned, not refused
-	WantRows    bool
-	WantEach    bool // the outcomes of all statements belong to the result
-	Pre         PreState
-	HasPre      bool  // without it Pre is not sent
-	Timeout     int64 // milliseconds left, 0 none
-	Statements  []Statement
+	// RecursiveTriggers is the PRAGMA of that name.
+	RecursiveTriggers bool
+	// Resolve asks only what became of the request: the unit has no statements and is not run.
+	Resolve    bool
+	Pin        bool // non-deterministic values are pinned, not refused
+	WantRows   bool
+	WantEach   bool // the outcomes of all statements belong to the result
+	Pre        PreState
+	HasPre     bool  // without it Pre is not sent
+	Timeout    int64 // milliseconds left, 0 none
+	Statements []Statement
 }
 
 // WriteRequest asks the leader to run units on a database.
@@ -50,6 +54,8 @@ const (
 	requestPre
 	requestPin
 	requestEach
+	requestRecursive
+	requestResolve
 	requestEnd
 )
 
@@ -101,6 +107,8 @@ func (u *Unit) append(b []byte, prev RequestID) []byte {
 	set(u.HasPre, requestPre)
 	set(u.Pin, requestPin)
 	set(u.WantEach, requestEach)
+	set(u.RecursiveTriggers, requestRecursive)
+	set(u.Resolve, requestResolve)
 	b = binary.AppendUvarint(b, flags)
 	if flags&requestSameOrigin == 0 {
 		b = binary.AppendUvarint(b, u.ID.Origin)
@@ -202,6 +210,8 @@ func (c *cursor) requestUnit(u *Unit, prev RequestID) (statements int) {
 	u.WantRows = flags&requestWantRows != 0
 	u.Pin = flags&requestPin != 0
 	u.WantEach = flags&requestEach != 0
+	u.RecursiveTriggers = flags&requestRecursive != 0
+	u.Resolve = flags&requestResolve != 0
 	if flags&requestOne != 0 {
 		return 1
 	}

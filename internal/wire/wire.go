@@ -32,6 +32,9 @@ const (
 	MsgQueryRequest  byte = 'Q'
 	MsgRowsHeader    byte = 'C'
 	MsgRowsChunk     byte = 'R'
+
+	MsgSessionRequest  byte = 'X'
+	MsgSessionResponse byte = 'x'
 )
 
 // FormatOldest and FormatNewest are the range of format versions that this build reads, as said in Hello.
