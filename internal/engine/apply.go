@@ -43,7 +43,7 @@ const maxApplyBytes = 8 << 20
 // replayTx is the transaction in which a follower replays several entries.
 type replayTx struct {
 	open  bool
-	fk    bool
+	modes Modes
 	mark  wire.Mark
 	bytes int
 	done  []replayed
@@ -98,6 +98,7 @@ func (d *DB) discard(items []logItem) {
 		d.abandon(e)
 		d.answer(e, ErrUnknown)
 	}
+	d.failSessions(d.Err())
 }
 
 // stepDown undoes an epoch that was not proposed. One that was is decided by its
@@ -108,6 +109,7 @@ func (d *DB) stepDown() {
 		d.abandon(e)
 		d.answer(e, ErrNotLeading)
 	}
+	d.failSessions(ErrNotLeading)
 }
 
 // take applies one entry, or finds why it must not be applied.
@@ -169,6 +171,7 @@ func (d *DB) stop(tx *replayTx, err error) {
 		d.proposed.Store(0)
 		d.answer(e, ErrUnknown)
 	}
+	d.failSessions(d.Err())
 }
 
 // replayEntry runs another leader's entry. What is open here is void.
@@ -179,11 +182,12 @@ func (d *DB) replayEntry(tx *replayTx, it *logItem) {
 		// never be applied, proposed or not: its units may run again.
 		d.answer(e, ErrNotLeading)
 	}
+	d.abortSession(AbortLeader, nil)
 	if err := wire.DecodeEntry(it.data, &d.entry); err != nil {
 		d.stop(tx, fmt.Errorf("entry %v cannot be read: %w", it.mark, err))
 		return
 	}
-	if tx.open && (tx.fk != d.entry.ForeignKeys || tx.bytes > maxApplyBytes) {
+	if tx.open && (tx.modes != entryModes(&d.entry) || tx.bytes > maxApplyBytes) {
 		d.commitReplay(tx)
 		if d.halted.Load() != nil {
 			return
@@ -206,15 +210,17 @@ func (d *DB) replayEntry(tx *replayTx, it *logItem) {
 	}
 }
 
+func entryModes(e *wire.Entry) Modes { return Modes{e.ForeignKeys, e.RecursiveTriggers} }
+
 func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 	if !tx.open {
-		if err := d.setForeignKeys(d.entry.ForeignKeys); err != nil {
+		if err := d.setModes(entryModes(&d.entry)); err != nil {
 			return err
 		}
 		if err := d.runInternal(d.begin); err != nil {
 			return err
 		}
-		tx.open, tx.fk, tx.bytes = true, d.entry.ForeignKeys, 0
+		tx.open, tx.modes, tx.bytes = true, entryModes(&d.entry), 0
 	}
 	var stored []wire.StoredResult
 	for i := range d.entry.Units {
@@ -251,6 +257,9 @@ func (d *DB) replayUnits(tx *replayTx, mark wire.Mark) error {
 // replay runs a recorded unit and compares every outcome with the recorded one.
 func (d *DB) replay(u *wire.EntryUnit) (*wire.Rows, error) {
 	d.w.SetNow(u.Time)
+	if u.Session {
+		return nil, d.replaySession(u)
+	}
 	d.w.SetSeed(u.Seed)
 	d.w.SetPreState(0, 0)
 	var last *wire.Rows
@@ -278,6 +287,21 @@ func (d *DB) replay(u *wire.EntryUnit) (*wire.Rows, error) {
 		return nil, &DivergedError{Detail: fmt.Sprintf("unit %v drew a random number here only", u.ID)}
 	}
 	return last, nil
+}
+
+// replaySession is replay for the unit of an interactive transaction. Its rows were told
+// when its statements ran, and nobody asks for them again.
+func (d *DB) replaySession(u *wire.EntryUnit) error {
+	for i := range u.Statements {
+		_, drew, err := d.replaySessionStatement(&u.Statements[i], u.Seed, i)
+		if err != nil {
+			return err
+		}
+		if drew && !u.HasSeed {
+			return &DivergedError{Detail: fmt.Sprintf("unit %v drew a random number here only", u.ID)}
+		}
+	}
+	return nil
 }
 
 // replayFailure tells a local failure from a divergence. Both stop the replica; a
@@ -384,7 +408,7 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 
 // asEntry gives watchers the epoch in the form a follower would decode.
 func (e *epoch) asEntry(d *DB) *wire.Entry {
-	en := &wire.Entry{EntryHeader: wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Time: e.time, ForeignKeys: e.fk}}
+	en := &wire.Entry{EntryHeader: wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Time: e.time, ForeignKeys: e.modes.ForeignKeys, RecursiveTriggers: e.modes.RecursiveTriggers}}
 	for _, u := range e.units {
 		if !u.failed {
 			en.Units = append(en.Units, u.entry)

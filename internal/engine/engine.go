@@ -39,6 +39,10 @@ const (
 	DefaultMaxLogQueue    = 64 << 20
 	DefaultMaxUnitTime    = 30 * time.Second
 	DefaultWALBytes       = 16 << 20
+	DefaultMaxWait        = 10 * time.Second
+	DefaultMaxSessionIdle = 15 * time.Second
+	DefaultMaxSessionTime = time.Minute
+	DefaultMaxSessions    = 4096
 )
 
 // Config is what a database needs from the node.
@@ -76,6 +80,10 @@ type Config struct {
 	MaxEntryBytes  int
 	MaxResult      int           // bytes of RETURNING rows held for one unit
 	MaxUnitTime    time.Duration // how long one unit may run
+	MaxWait        time.Duration // how long a unit or a session waits for a session that holds the writer
+	MaxSessionIdle time.Duration // how long a session may ask for nothing
+	MaxSessionTime time.Duration // how long a session may be open
+	MaxSessions    int           // sessions waiting for the writer
 	MaxQueued      int           // units waiting
 	MaxQueuedBytes int           // and their bytes
 	MaxLogQueue    int           // bytes of entries delivered and not applied
@@ -103,6 +111,15 @@ func (c Config) withDefaults() Config {
 	if c.MaxUnitTime == 0 {
 		c.MaxUnitTime = DefaultMaxUnitTime
 	}
+	dur := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	dur(&c.MaxWait, DefaultMaxWait)
+	dur(&c.MaxSessionIdle, DefaultMaxSessionIdle)
+	dur(&c.MaxSessionTime, DefaultMaxSessionTime)
+	def(&c.MaxSessions, DefaultMaxSessions)
 	if c.WALBytes == 0 {
 		c.WALBytes = DefaultWALBytes
 	}
@@ -124,7 +141,9 @@ type DB struct {
 
 	mu       sync.Mutex // guards the queues
 	units    []*Unit
-	queued   int // bytes of units
+	queued   int        // bytes of units
+	sessions []*Session // that wait for the writer
+	holding  *Session   // that holds it, for those who ask
 	log      []logItem
 	logBytes int
 	control  []func()
@@ -145,6 +164,8 @@ type DB struct {
 	proposed atomic.Uint64
 	// failCommit makes the next commit fail as a full disk would: for tests.
 	failCommit atomic.Bool
+	// cutEach parks the session between any two of its statements: for tests.
+	cutEach atomic.Bool
 
 	waitMu  sync.Mutex
 	waiters []markWaiter
@@ -153,30 +174,33 @@ type DB struct {
 	check   *checkpointer
 
 	// The rest belongs to the owner.
-	w        *sqlite.Conn
-	x        *executor
-	begin    *sqlite.Stmt
-	commit   *sqlite.Stmt
-	rollback *sqlite.Stmt
-	save     *sqlite.Stmt
-	release  *sqlite.Stmt
-	undo     *sqlite.Stmt
-	setMark  *sqlite.Stmt
-	setEpoch *sqlite.Stmt
-	delEpoch *sqlite.Stmt
-	memory   *requestMemory
-	time     int64 // newest replicated time, unix milliseconds
-	clock    int64 // newest time given to a unit, decided or not
-	virtual  bool  // there are virtual tables
-	touched  bool  // the open transaction changed the schema or the planner's statistics
-	fk       bool  // foreign_keys as set on the connection
-	epoch    *epoch
-	epochs   uint64
-	running  *runningUnit
-	maxRowID bool // a row was given the last rowid there is
-	buf      []byte
-	entry    wire.Entry // scratch for replay
-	rand     *rand.ChaCha8
+	w                                                *sqlite.Conn
+	x                                                *executor
+	begin                                            *sqlite.Stmt
+	commit                                           *sqlite.Stmt
+	rollback                                         *sqlite.Stmt
+	save                                             *sqlite.Stmt
+	release                                          *sqlite.Stmt
+	undo                                             *sqlite.Stmt
+	saveStatement, releaseStatement, undoToStatement *sqlite.Stmt
+	setMark                                          *sqlite.Stmt
+	setEpoch                                         *sqlite.Stmt
+	delEpoch                                         *sqlite.Stmt
+	memory                                           *requestMemory
+	time                                             int64    // newest replicated time, unix milliseconds
+	clock                                            int64    // newest time given to a unit, decided or not
+	virtual                                          bool     // there are virtual tables
+	touched                                          bool     // the open transaction changed the schema or the planner's statistics
+	modes                                            Modes    // as set on the connection
+	holder                                           *Session // that holds the writer
+	timer                                            *time.Timer
+	epoch                                            *epoch
+	epochs                                           uint64
+	running                                          *runningUnit
+	maxRowID                                         bool // a row was given the last rowid there is
+	buf                                              []byte
+	entry                                            wire.Entry // scratch for replay
+	rand                                             *rand.ChaCha8
 }
 
 type markWaiter struct {
@@ -188,6 +212,8 @@ type markWaiter struct {
 func Open(cfg Config) (*DB, error) {
 	d := &DB{cfg: cfg.withDefaults(), wake: make(chan struct{}, 1), logRoom: make(chan struct{}), stopped: make(chan struct{})}
 	d.rand = newRand()
+	d.timer = time.NewTimer(time.Hour)
+	d.timer.Stop()
 	d.Rename(cfg.Name)
 	if err := d.openWriter(); err != nil {
 		return nil, fmt.Errorf("database %q: %w", cfg.Name, err)
@@ -225,6 +251,7 @@ func (d *DB) Err() error {
 func (d *DB) Submit(units ...*Unit) {
 	now, size := time.Now(), 0
 	for _, u := range units {
+		u.since = now
 		size += u.Req.Size()
 		limit := d.cfg.MaxUnitTime
 		if t := time.Duration(u.Req.Timeout) * time.Millisecond; t > 0 && (limit < 0 || t < limit) {

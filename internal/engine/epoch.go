@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/durable"
@@ -17,10 +18,11 @@ type epoch struct {
 	seq      uint64
 	term     uint64
 	prev     wire.Mark
-	fk       bool
+	modes    Modes
 	began    time.Time
-	units    []*Unit // in the order they ran; failed ones too, for what their errors rest on (H9)
-	good     int     // units that succeeded: the entry
+	first    time.Time // when the first of units finished
+	units    []*Unit   // in the order they ran; failed ones too, for what their errors rest on (H9)
+	good     int       // units that succeeded: the entry
 	bytes    int
 	byID     map[wire.RequestID]*Unit
 	time     int64 // of the newest unit that succeeded
@@ -30,10 +32,12 @@ type epoch struct {
 
 // runningUnit is what the progress callback needs to know of the unit that runs.
 type runningUnit struct {
-	unit    *Unit
-	epoch   *epoch
-	started time.Time
-	why     error // set when the callback interrupted it
+	canceled *atomic.Bool
+	gone     *atomic.Bool // of its session, nil for a unit
+	deadline time.Time
+	epoch    *epoch
+	started  time.Time
+	why      error // set when the callback interrupted it
 }
 
 // Reasons for which a running statement is interrupted that are not the unit's own.
@@ -53,40 +57,91 @@ const maxRetries = 16
 const progressOps = 4000
 
 // runEpoch forms one epoch from what waits and proposes it. What does not fit goes
-// back to the queue.
+// back to the queue. A session that was parked works first; between sessions the units
+// that wait run.
 func (d *DB) runEpoch(units []*Unit) {
-	e, err := d.open(units[0].Req.ForeignKeys)
+	e, err := d.open(d.nextModes(units))
 	if err != nil {
-		d.failAll(units, d.openFailure(err))
+		err = d.openFailure(err)
+		d.failSessions(err)
+		d.failAll(units, err)
 		return
 	}
-	for len(units) > 0 {
+	for {
 		rest, stop := d.runUnits(e, units)
+		d.requeue(rest)
 		if d.epoch != e {
-			d.requeue(rest)
 			return
 		}
-		if stop || time.Since(e.began) >= d.cfg.BatchWindow {
-			d.requeue(rest)
+		served := d.holder != nil
+		if !served && !stop {
+			served, stop = d.startSession(e)
+		}
+		if d.holder != nil {
+			switch d.serve(e) {
+			case sessionLost:
+				return
+			case sessionCut:
+				stop = true
+			}
+		}
+		if stop || d.windowEnded(e) {
 			break
 		}
 		// One turn of the scheduler lets writers that were just answered queue up.
 		runtime.Gosched()
-		units = d.takeUnits()
+		if units = d.takeUnits(); len(units) == 0 && !d.sessionsWait() {
+			break
+		}
 	}
 	d.propose(e)
 }
 
+// windowEnded reports whether the epoch has been open for long enough: since something
+// in it finished, because a session may have taken its time before.
+func (d *DB) windowEnded(e *epoch) bool {
+	return d.cfg.BatchWindow < 0 || len(e.units) > 0 && time.Since(e.first) >= d.cfg.BatchWindow
+}
+
+// nextModes are those of whatever comes first in the next epoch.
+func (d *DB) nextModes(units []*Unit) Modes {
+	switch {
+	case d.holder != nil:
+		return d.holder.opts.Modes
+	case len(units) > 0:
+		return modesOf(&units[0].Req)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.sessions) > 0 {
+		return d.sessions[0].opts.Modes
+	}
+	return d.modes
+}
+
+func modesOf(u *wire.Unit) Modes { return Modes{u.ForeignKeys, u.RecursiveTriggers} }
+
+func (d *DB) sessionsWait() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.sessions) > 0
+}
+
+// full reports whether an epoch takes no more.
+func (d *DB) full(e *epoch) bool {
+	return len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes
+}
+
 // open begins an epoch.
-func (d *DB) open(fk bool) (*epoch, error) {
-	if err := d.setForeignKeys(fk); err != nil {
+func (d *DB) open(modes Modes) (*epoch, error) {
+	if err := d.setModes(modes); err != nil {
 		return nil, err
 	}
 	if err := d.runInternal(d.begin); err != nil {
 		return nil, err
 	}
 	d.epochs++
-	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), fk: fk, began: time.Now(), byID: map[wire.RequestID]*Unit{}}
+	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), modes: modes, began: time.Now(), byID: map[wire.RequestID]*Unit{}}
 	return d.epoch, nil
 }
 
@@ -108,8 +163,8 @@ func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 			d.undoEpoch(e, units[i:])
 			return nil, true
 		}
-		full := len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && time.Since(e.began) >= d.cfg.BatchWindow
-		if full || u.Req.ForeignKeys != e.fk || u.alone && e.good > 0 {
+		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && time.Since(e.began) >= d.cfg.BatchWindow
+		if full || modesOf(&u.Req) != e.modes || u.alone && e.good > 0 {
 			return units[i:], true
 		}
 		if !d.admitUnit(e, u) {
@@ -163,6 +218,13 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 		}
 		e.byID[u.Req.ID] = u
 	}
+	if u.Req.Resolve {
+		// No entry that may still come holds it: a barrier of this term has been applied.
+		// That this is still the term is confirmed, or decided, before it is told.
+		u.failed, u.Err = true, ErrNotFound
+		d.finished(e, u)
+		return false
+	}
 	return true
 }
 
@@ -182,9 +244,9 @@ func (d *DB) runUnit(e *epoch, u *Unit) fate {
 	u.failed, u.Err = false, nil
 	why, err := d.attempt(e, u)
 	if err == nil {
-		e.units = append(e.units, u)
+		d.finished(e, u)
 		e.good++
-		e.time = u.time
+		e.time = max(e.time, u.time)
 		e.bytes += u.Req.Size() + u.Result.Size()
 		return decided
 	}
@@ -202,7 +264,7 @@ func (d *DB) runUnit(e *epoch, u *Unit) fate {
 		err = why
 	}
 	u.failed, u.Err = true, err
-	e.units = append(e.units, u)
+	d.finished(e, u)
 	return decided
 }
 
@@ -211,7 +273,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 	if err := d.runInternal(d.save); err != nil {
 		return nil, err
 	}
-	d.running = &runningUnit{unit: u, epoch: e, started: time.Now()}
+	d.running = &runningUnit{canceled: &u.canceled, deadline: u.deadline, epoch: e, started: time.Now()}
 	d.x.schema, d.x.deferred = false, false
 	err = d.runStatements(u)
 	why, d.running = d.running.why, nil
@@ -373,11 +435,11 @@ func (d *DB) progress() bool {
 	switch {
 	case d.urgent.Load():
 		r.why = errUrgent
-	case r.unit.canceled.Load():
+	case r.canceled.Load() || r.gone != nil && r.gone.Load():
 		r.why = ErrCanceled
-	case !r.unit.deadline.IsZero() && now.After(r.unit.deadline):
+	case !r.deadline.IsZero() && now.After(r.deadline):
 		r.why = ErrTimeout
-	case r.epoch.good > 0 && now.Sub(r.started) > cutAfter:
+	case len(r.epoch.units) > 0 && now.Sub(r.started) > cutAfter:
 		r.why = errCut
 	default:
 		return false
@@ -429,8 +491,16 @@ func (d *DB) repeat(u *Unit) error {
 // front of the queue, and rest behind them.
 func (d *DB) undoEpoch(e *epoch, rest []*Unit) {
 	d.abandon(e)
+	if len(e.units) > 0 {
+		d.abortSession(AbortLeader, nil) // it stood on them
+	}
 	again := make([]*Unit, 0, len(e.units)+len(rest))
 	for _, u := range e.units {
+		if u.session {
+			u.Err = ErrNotLeading // its client is told that it was undone
+			d.finish(u)
+			continue
+		}
 		if u.retries++; u.retries > maxRetries {
 			u.Err = fmt.Errorf("engine: gave up after running the unit %d times: %w", u.retries, ErrNotLeading)
 			d.finish(u)
@@ -472,7 +542,7 @@ func (d *DB) propose(e *epoch) {
 	}
 	durable.CrashPoint("propose.before")
 	var enc wire.EntryEncoder
-	enc.Begin(wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Engine: sqlite.Fingerprint(), Time: e.time, ForeignKeys: e.fk})
+	enc.Begin(wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Engine: sqlite.Fingerprint(), Time: e.time, ForeignKeys: e.modes.ForeignKeys, RecursiveTriggers: e.modes.RecursiveTriggers})
 	for _, u := range e.units {
 		if !u.failed {
 			enc.AppendUnit(&u.entry)
@@ -540,6 +610,7 @@ func (d *DB) proposalFailed(seq uint64, err error) {
 		return // decided meanwhile: the log wins over a late error (H13)
 	}
 	d.abandon(e)
+	d.abortSession(AbortLeader, err)
 	if d.cfg.ProposalLost(err) {
 		d.answer(e, fmt.Errorf("%w: %w", ErrUnknown, err))
 	} else {

@@ -39,7 +39,8 @@ type prepared struct {
 	kind    kind
 	cached  string // its key in the cache, "" if it is not there
 	held    bool   // an open cursor walks it
-
+	lenient bool   // compiled under the rules of a query, on the writer
+	defers  bool   // sets defer_foreign_keys
 }
 
 func newExecutor(conn *sqlite.Conn, reader bool) *executor {
@@ -148,7 +149,7 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 	held := false
 	if e := x.cache[sql]; e != nil {
 		p := e.Value.(*prepared)
-		if held = p.held; !held {
+		if held = p.held || p.lenient && !x.policy.reader; !held {
 			x.lru.MoveToFront(e)
 			return p, "", x.admit(p, o)
 		}
@@ -175,6 +176,7 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 		p.calls = append(p.calls, f.calls...)
 	}
 	p.uses = append(p.uses, f.uses...)
+	p.lenient, p.defers = x.policy.session && x.policy.reader, f.deferred
 	if strings.TrimSpace(tail) == "" {
 		tail = ""
 		if !held && !f.pragma { // some pragmas act while they are compiled
@@ -247,6 +249,16 @@ func (x *executor) release(p *prepared) {
 	if p.cached == "" {
 		_ = p.st.Finalize()
 	}
+}
+
+// discard drops a statement, from the cache too.
+func (x *executor) discard(p *prepared) {
+	if e := x.cache[p.cached]; p.cached != "" && e != nil && e.Value.(*prepared) == p {
+		x.lru.Remove(e)
+		delete(x.cache, p.cached)
+	}
+	p.cached = ""
+	x.release(p)
 }
 
 // forget drops every prepared statement.
@@ -407,6 +419,7 @@ const (
 	kindRows        // inserts, updates or deletes rows: the row count means something
 	kindSchema      // changes the schema or the planner's statistics
 	kindVacuum
+	kindSavepoint // begins or ends a savepoint of the user's
 )
 
 func kindOf(sql string, readOnly bool) kind {
@@ -421,6 +434,8 @@ func kindOf(sql string, readOnly bool) kind {
 		return kindSchema
 	case "VACUUM":
 		return kindVacuum
+	case "SAVEPOINT", "RELEASE", "ROLLBACK":
+		return kindSavepoint
 	}
 	return kindOther
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -109,7 +110,12 @@ func (d *DB) own() {
 		if d.epoch == nil && d.workBetweenEpochs() {
 			continue
 		}
-		<-d.wake
+		if d.holder == nil {
+			<-d.wake
+			continue
+		}
+		d.sleep(d.sessionEnd(d.holder))
+		d.failWaiting(time.Now())
 	}
 }
 
@@ -117,23 +123,50 @@ func (d *DB) own() {
 // reports whether it did anything.
 func (d *DB) workBetweenEpochs() bool {
 	d.mu.Lock()
-	control, units := d.control, d.units
-	d.control, d.units, d.queued = nil, nil, 0
+	control := d.control
+	d.control = nil
+	some := len(d.units) > 0 || len(d.sessions) > 0 || d.holder != nil
 	d.mu.Unlock()
 	for _, fn := range control {
 		fn()
 	}
 	switch {
-	case len(units) == 0:
+	case !some:
 		return len(control) > 0
 	case d.halted.Load() != nil:
-		d.failAll(units, d.Err())
+		d.failSessions(d.Err())
+		d.failAll(d.takeUnits(), d.Err())
 	case d.leading.Load() == 0:
-		d.failAll(units, ErrNotLeading)
+		d.failSessions(ErrNotLeading)
+		d.failAll(d.takeUnits(), ErrNotLeading)
+	case d.holder == nil:
+		d.runEpoch(d.takeUnits())
+	case d.sessionNeedsEpoch(d.holder, time.Now()):
+		d.runEpoch(nil)
 	default:
-		d.runEpoch(units)
+		return len(control) > 0
 	}
 	return true
+}
+
+// sessionNeedsEpoch ends a parked session whose client has gone or is late, and reports
+// whether there is something to do for it, or for others once it has ended.
+func (d *DB) sessionNeedsEpoch(s *Session, now time.Time) bool {
+	d.mu.Lock()
+	asked := len(s.asked) > 0
+	d.mu.Unlock()
+	switch {
+	case s.gone.Load():
+		d.endSession(s, &AbortedError{Reason: AbortGone})
+		return true
+	case asked:
+		return true
+	}
+	if reason := d.late(s, nil, now); reason != 0 {
+		d.abortSession(reason, nil)
+		return true
+	}
+	return false
 }
 
 func (d *DB) failAll(units []*Unit, err error) {
@@ -186,6 +219,7 @@ func (d *DB) shut(items []logItem) {
 		d.abandon(e)
 		d.answer(e, ErrUnknown)
 	}
+	d.failSessions(ErrClosed)
 	d.mu.Lock()
 	units, control := d.units, d.control
 	d.units, d.control, d.queued = nil, nil, 0

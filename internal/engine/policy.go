@@ -92,6 +92,7 @@ type policy struct {
 	running bool // a statement is being run, not compiled for the first time
 	trusted bool // the engine's own statements and replayed ones: everything goes
 	reader  bool
+	session bool // in an interactive transaction
 	lib     *Library
 	facts   facts
 	calls   int
@@ -179,6 +180,12 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 	case sqlite.ActionTransaction:
 		return &RefusedError{a.Arg1 + " inside a statement string", "use BeginTx, or a multi-statement string, which is atomic"}
 	case sqlite.ActionSavepoint:
+		switch reserved := strings.HasPrefix(strings.ToLower(a.Arg2), reservedPrefix); {
+		case p.session && !reserved:
+			return nil
+		case p.session:
+			return &RefusedError{"the savepoint " + a.Arg2, "names that begin with " + reservedPrefix + " are the engine's own"}
+		}
 		return &RefusedError{"SAVEPOINT outside a transaction", "use it inside a transaction begun with BeginTx"}
 	case sqlite.ActionCreateTempTable, sqlite.ActionCreateTempIndex, sqlite.ActionCreateTempView, sqlite.ActionCreateTempTrigger,
 		sqlite.ActionDropTempTable, sqlite.ActionDropTempIndex, sqlite.ActionDropTempView, sqlite.ActionDropTempTrigger:

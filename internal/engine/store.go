@@ -243,6 +243,7 @@ func (d *DB) prepareInternal() error {
 	}{
 		{&d.begin, "BEGIN IMMEDIATE"}, {&d.commit, "COMMIT"}, {&d.rollback, "ROLLBACK"},
 		{&d.save, "SAVEPOINT " + unitSavepoint}, {&d.release, "RELEASE " + unitSavepoint}, {&d.undo, "ROLLBACK TO " + unitSavepoint},
+		{&d.saveStatement, "SAVEPOINT " + statementSavepoint}, {&d.releaseStatement, "RELEASE " + statementSavepoint}, {&d.undoToStatement, "ROLLBACK TO " + statementSavepoint},
 		{&d.setMark, sqlSetMark}, {&d.setEpoch, sqlSetEpoch}, {&d.delEpoch, sqlDelEpoch},
 	} {
 		st, _, err := d.w.Prepare(p.sql)
@@ -255,7 +256,10 @@ func (d *DB) prepareInternal() error {
 }
 
 const (
-	unitSavepoint     = "colmena_unit"
+	unitSavepoint      = reservedPrefix + "unit"
+	statementSavepoint = reservedPrefix + "statement"
+	// reservedPrefix begins the names of savepoints that are not the user's.
+	reservedPrefix    = "colmena_"
 	writerBusyTimeout = 5e9 // nanoseconds
 )
 
@@ -266,7 +270,7 @@ func (d *DB) closeWriter() error {
 		d.x.forget()
 	}
 	err := d.rollbackOpen()
-	for _, st := range []*sqlite.Stmt{d.begin, d.commit, d.rollback, d.save, d.release, d.undo, d.setMark, d.setEpoch, d.delEpoch} {
+	for _, st := range []*sqlite.Stmt{d.begin, d.commit, d.rollback, d.save, d.release, d.undo, d.saveStatement, d.releaseStatement, d.undoToStatement, d.setMark, d.setEpoch, d.delEpoch} {
 		if st != nil {
 			_ = st.Finalize()
 		}
@@ -281,15 +285,27 @@ func (d *DB) runInternal(st *sqlite.Stmt) error {
 	return errors.Join(err, st.Reset())
 }
 
-// setForeignKeys switches enforcement, which SQLite does outside transactions only (H7).
-func (d *DB) setForeignKeys(on bool) error {
-	if d.fk == on {
+// setModes switches what holds for a whole entry. SQLite switches the enforcement of
+// foreign keys outside transactions only (H7).
+func (d *DB) setModes(m Modes) error {
+	if d.modes == m {
 		return nil
 	}
-	if err := d.w.DBConfig(sqlite.ConfigForeignKeys, on); err != nil {
+	if err := d.w.DBConfig(sqlite.ConfigForeignKeys, m.ForeignKeys); err != nil {
 		return err
 	}
-	d.fk = on
+	d.modes.ForeignKeys = m.ForeignKeys
+	if d.modes.RecursiveTriggers != m.RecursiveTriggers {
+		pragma := "PRAGMA recursive_triggers=OFF"
+		if m.RecursiveTriggers {
+			pragma = "PRAGMA recursive_triggers=ON"
+		}
+		d.x.policy.trusted = true
+		if err := d.w.Exec(pragma); err != nil {
+			return err
+		}
+		d.modes.RecursiveTriggers = m.RecursiveTriggers
+	}
 	return nil
 }
 

@@ -60,6 +60,7 @@ type Unit struct {
 	state    atomic.Int32
 	canceled atomic.Bool
 	deadline time.Time
+	since    time.Time // when it was submitted
 
 	// Owned by the database's goroutine.
 	time    int64 // pinned time, unix milliseconds
@@ -67,6 +68,7 @@ type Unit struct {
 	entry   wire.EntryUnit
 	failed  bool    // Err is decided when what it rests on is (H9)
 	follow  []*Unit // the same request, sent again while this one was in flight
+	session bool    // the end of a session: it cannot be run again
 	alone   bool    // needs an epoch of its own (H5, H10)
 	retries int
 }

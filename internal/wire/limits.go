@@ -79,6 +79,9 @@ func (u *Unit) Check() error {
 	return checkLimit("unit bytes", u.Size(), MaxEntryBytes-headerOverhead)
 }
 
+// Size is an upper bound of the bytes that the statement takes in an entry.
+func (s *EntryStatement) Size() int { return statementOverhead + len(s.SQL) + len(s.Args) }
+
 // Size is an upper bound of the bytes that the unit takes in an entry.
 func (u *EntryUnit) Size() int {
 	n := unitOverhead + len(u.Needs)

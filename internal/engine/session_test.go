@@ -1,0 +1,638 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// tx drives a session in a test.
+type tx struct {
+	t *testing.T
+	s *Session
+}
+
+func (g *group) beginTx() *tx {
+	g.t.Helper()
+	s, err := g.dbs[0].Begin(g.t.Context(), SessionOptions{Label: "the test"})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return &tx{g.t, s}
+}
+
+func (x *tx) run(sql string, args ...wire.Value) StepResult {
+	return x.s.Run(x.t.Context(), Statement{Statement: wire.Statement{SQL: sql, Args: makeArgs(args...)}, WantRows: true})
+}
+
+func (x *tx) must(sql string, args ...wire.Value) StepResult {
+	x.t.Helper()
+	r := x.run(sql, args...)
+	if r.Err != nil {
+		x.t.Fatalf("%s: %v", sql, r.Err)
+	}
+	return r
+}
+
+// number is the one value of a query.
+func (x *tx) number(sql string) int64 {
+	x.t.Helper()
+	r := x.must(sql)
+	if r.Rows == nil || r.Rows.N != 1 {
+		x.t.Fatalf("%s: rows %v", sql, r.Rows)
+	}
+	v, _, err := wire.ReadValue(r.Rows.Data)
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return v.Int64()
+}
+
+func (x *tx) commit() StepResult { return x.s.Commit(x.t.Context(), wire.RequestID{}, 0) }
+
+func (x *tx) mustCommit() {
+	x.t.Helper()
+	if r := x.commit(); r.Err != nil || !r.Over {
+		x.t.Fatalf("commit: %+v", r)
+	}
+}
+
+// bothWays runs a test with sessions as they come, and with a cut between any two
+// statements, so that all of a session's work is undone and repeated each time.
+func bothWays(t *testing.T, replicas int, f func(*testing.T, *group)) {
+	for _, cut := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cut %v", cut), func(t *testing.T) {
+			g := newGroup(t, replicas)
+			g.dbs[0].cutEach.Store(cut)
+			f(t, g)
+		})
+	}
+}
+
+func TestSessionReadsItsOwnWrites(t *testing.T) {
+	bothWays(t, 3, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE)")
+		x := g.beginTx()
+		if r := x.must("INSERT INTO t(a) VALUES(?)", wire.Text("one")); r.State != (wire.PreState{LastInsertID: 1, Changes: 1}) {
+			t.Errorf("state %v", r.State)
+		}
+		if n := x.number("SELECT count(*) FROM t"); n != 1 {
+			t.Errorf("%d rows", n)
+		}
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[]" {
+			t.Errorf("others see %s", got)
+		}
+		r := x.run("INSERT INTO t(a) VALUES('two'), ('one')")
+		if !isCode(r.Err, sqlite.Constraint) || r.Over {
+			t.Errorf("got %+v", r)
+		}
+		if r := x.must("UPDATE t SET a = a || '!'"); r.State.Changes != 1 {
+			t.Errorf("changes %v", r.State)
+		}
+		if n := x.number("SELECT changes() * 100 + last_insert_rowid()"); n != 101 {
+			t.Errorf("counters %d", n)
+		}
+		x.must("CREATE TABLE u AS SELECT a FROM t")
+		if r := x.s.Run(t.Context(), Statement{Statement: wire.Statement{SQL: "INSERT INTO t(a) VALUES(random()) RETURNING id"}, Pin: true, WantRows: true}); r.Rows == nil || r.Rows.N != 1 {
+			t.Errorf("rows %v", r.Rows)
+		}
+		x.mustCommit()
+		if got := fmt.Sprint(g.query(0, "SELECT count(*), max(a = 'one!') FROM t")); got != "[[2 1]]" {
+			t.Errorf("after the commit: %s", got)
+		}
+		if r := x.run("SELECT 1"); r.Err == nil || !r.Over {
+			t.Errorf("after its end: %+v", r)
+		}
+	})
+}
+
+func TestSessionRollbackLeavesNothing(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a)")
+		x := g.beginTx()
+		x.must("INSERT INTO t VALUES(1)")
+		x.must("CREATE TABLE u(a)")
+		if r := x.s.Rollback(t.Context()); r.Err != nil || !r.Over {
+			t.Errorf("rollback: %+v", r)
+		}
+		x = g.beginTx()
+		x.must("INSERT INTO t VALUES(2)")
+		x.s.Abort()
+		g.must("INSERT INTO t VALUES(3)")
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t"), g.query(0, "SELECT name FROM sqlite_schema WHERE name = 'u'")); got != "[[3]] []" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+func TestSessionSavepoints(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a UNIQUE)")
+		x := g.beginTx()
+		x.must("INSERT INTO t VALUES(1)")
+		x.must("SAVEPOINT a")
+		x.must("INSERT INTO t VALUES(2)")
+		x.must("SAVEPOINT b; INSERT INTO t VALUES(3); RELEASE b")
+		if r := x.run("INSERT INTO t VALUES(1)"); !isCode(r.Err, sqlite.Constraint) {
+			t.Errorf("got %v", r.Err)
+		}
+		x.must("ROLLBACK TO a")
+		x.must("INSERT INTO t VALUES(4)")
+		x.must("RELEASE a")
+		if r := x.run("RELEASE a"); r.Err == nil || r.Over {
+			t.Errorf("released twice: %+v", r)
+		}
+		var refused *RefusedError
+		for _, sql := range []string{"RELEASE colmena_unit", "SAVEPOINT Colmena_Statement", "ROLLBACK TO colmena_unit", "COMMIT", "BEGIN", "ROLLBACK"} {
+			if r := x.run(sql); !errors.As(r.Err, &refused) {
+				t.Errorf("%s: %v", sql, r.Err)
+			}
+		}
+		x.mustCommit()
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t ORDER BY a")); got != "[[1] [4]]" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// Statements of a string that ran before one that fails stay, as in SQLite.
+func TestSessionScriptStopsAtItsFirstError(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a UNIQUE)")
+		x := g.beginTx()
+		if r := x.run("INSERT INTO t VALUES(1); INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)"); !isCode(r.Err, sqlite.Constraint) {
+			t.Errorf("got %v", r.Err)
+		}
+		x.mustCommit()
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[[1]]" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+func TestHazard04SessionsDeferredForeignKeyIsFoundAtCommit(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
+		s, err := g.dbs[0].Begin(t.Context(), SessionOptions{Modes: Modes{ForeignKeys: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := &tx{t, s}
+		x.must("INSERT INTO c VALUES(7)")
+		if r := x.commit(); !isCode(r.Err, sqlite.Constraint) || r.Over {
+			t.Fatalf("commit of a violation: %+v", r)
+		}
+		x.must("INSERT INTO p VALUES(7)")
+		x.mustCommit()
+		if got := fmt.Sprint(g.query(0, "SELECT p FROM c")); got != "[[7]]" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+func TestHazard05StatementThatEndsTheTransactionEndsTheSession(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a UNIQUE)")
+		x := g.beginTx()
+		x.must("INSERT INTO t VALUES(1)")
+		if r := x.run("INSERT OR ROLLBACK INTO t VALUES(1)"); !isCode(r.Err, sqlite.Constraint) || !r.Over {
+			t.Errorf("got %+v", r)
+		}
+		var over *AbortedError
+		if r := x.run("INSERT INTO t VALUES(2)"); !errors.As(r.Err, &over) || over.Reason != AbortStatement {
+			t.Errorf("got %v", r.Err)
+		}
+		if r := x.commit(); !errors.As(r.Err, &over) {
+			t.Errorf("got %v", r.Err)
+		}
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[]" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// A write that was stopped ends SQLite's transaction; the session goes on all the same.
+func TestHazard05StoppedStatementLeavesTheSessionOpen(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a)")
+		x := g.beginTx()
+		x.must("INSERT INTO t VALUES(1)")
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+		defer cancel()
+		r := x.s.Run(ctx, Statement{Statement: wire.Statement{SQL: endlessInsert}})
+		if !errors.Is(r.Err, ErrCanceled) || r.Over {
+			t.Fatalf("got %+v", r)
+		}
+		r = x.s.Run(t.Context(), Statement{Statement: wire.Statement{SQL: endlessInsert}, Timeout: 30 * time.Millisecond})
+		if !errors.Is(r.Err, ErrTimeout) || r.Over {
+			t.Fatalf("got %+v", r)
+		}
+		x.must("INSERT INTO t VALUES(2)")
+		x.mustCommit()
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[[1] [2]]" {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+const endlessInsert = "INSERT INTO t WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+
+// Failed statements, statistics and full-text indexes leave a session and its replicas alike.
+func TestHazard06SessionsLeaveNoTrace(t *testing.T) {
+	bothWays(t, 3, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE, b DEFAULT(random())); CREATE VIRTUAL TABLE f USING fts5(x)")
+		for i := range 20 {
+			x := g.beginTx()
+			for j := range 5 {
+				x.must("INSERT INTO t(a) VALUES(?)", wire.Int(int64(i*10+j)))
+				last := x.must("INSERT INTO f VALUES(?)", wire.Text(fmt.Sprint("word", i, " ", j))).State.LastInsertID
+				if r := x.run("INSERT INTO t(a) VALUES(?)", wire.Int(int64(i*10+j))); r.Err == nil {
+					t.Fatal("inserted twice")
+				}
+				if n := x.number("SELECT last_insert_rowid()"); n != last {
+					t.Fatalf("last_insert_rowid() is %d", n)
+				}
+				if n := x.number("SELECT count(*) FROM f WHERE f MATCH 'word" + fmt.Sprint(i) + "'"); n != int64(j+1) {
+					t.Fatalf("%d matches", n)
+				}
+				x.must("INSERT INTO f(f, rank) VALUES('rank', 'bm25(10.0)')")
+			}
+			if i%4 == 3 {
+				x.must("ANALYZE")
+			}
+			if i%3 == 2 {
+				x.s.Rollback(t.Context())
+				g.must("INSERT INTO t(a) VALUES(?1), (?1 + 1), (?1 + 2), (?1 + 3), (?1 + 4)", wire.Int(int64(i*10)))
+				continue
+			}
+			x.mustCommit()
+		}
+	})
+}
+
+func TestHazard07ForeignKeysOfSessionsCutTheEpoch(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p)")
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			on := i%2 == 0
+			s, err := g.dbs[0].Begin(t.Context(), SessionOptions{Modes: Modes{ForeignKeys: on}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			x := &tx{t, s}
+			if r := x.run("INSERT INTO c VALUES(?)", wire.Int(int64(i))); on != (r.Err != nil) {
+				t.Errorf("foreign_keys %v: %v", on, r.Err)
+			}
+			if r := x.commit(); r.Err != nil {
+				t.Error(r.Err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := fmt.Sprint(g.query(0, "SELECT count(*) FROM c")); got != "[[10]]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// What a session answers from memory survives that its work is undone.
+func TestHazard08ResultsOfASessionAreWhole(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a)")
+		x := g.beginTx()
+		x.must("INSERT INTO t WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 5000) SELECT x FROM c")
+		r := x.must("SELECT a FROM t ORDER BY a")
+		g.dbs[0].signal()
+		x.must("DELETE FROM t WHERE a % 2 = 0 RETURNING a")
+		if r.Rows.N != 5000 {
+			t.Errorf("%d rows", r.Rows.N)
+		}
+		x.mustCommit()
+	})
+}
+
+// An error, a rollback and a commit that changed nothing are told when what they rest on
+// is decided.
+func TestHazard09SessionsAreToldWhatIsDecided(t *testing.T) {
+	for _, end := range []string{"error", "rollback", "commit"} {
+		t.Run(end, func(t *testing.T) {
+			g := newGroup(t, 2)
+			g.must("CREATE TABLE t(a UNIQUE)")
+			release, proposed := make(chan struct{}), make(chan struct{}, 10)
+			g.mu.Lock()
+			g.intercept = func(data []byte, done func(error)) bool {
+				proposed <- struct{}{}
+				go func() {
+					<-release
+					g.mu.Lock()
+					defer g.mu.Unlock()
+					g.intercept = nil
+					done(errNotProposed) // it is lost
+				}()
+				return true
+			}
+			g.mu.Unlock()
+			// A session that commits, and one that begins on top of its work.
+			hold, held := make(chan struct{}), make(chan struct{})
+			go func() { _ = g.dbs[0].Do(t.Context(), func() { close(held); <-hold }) }()
+			<-held
+			first := make(chan StepResult, 1)
+			told := make(chan StepResult, 1)
+			began := make(chan struct{})
+			go func() {
+				s, err := g.dbs[0].Begin(t.Context(), SessionOptions{})
+				if err != nil {
+					first <- StepResult{Err: err}
+					return
+				}
+				x := &tx{t, s}
+				go func() {
+					close(began)
+					s, err := g.dbs[0].Begin(t.Context(), SessionOptions{})
+					if err != nil {
+						told <- StepResult{Err: err}
+						return
+					}
+					y := &tx{t, s}
+					switch end {
+					case "error":
+						told <- y.run("INSERT INTO t VALUES(1)")
+					case "rollback":
+						y.run("SELECT * FROM t")
+						told <- y.s.Rollback(t.Context())
+					case "commit":
+						y.run("SELECT * FROM t")
+						told <- y.commit()
+					}
+					y.s.Abort()
+				}()
+				<-began
+				x.run("INSERT INTO t VALUES(1)")
+				first <- x.commit()
+			}()
+			close(hold)
+			<-proposed
+			select {
+			case r := <-told:
+				// It had not begun on top of the other, or it was told the outcome.
+				if r.Err == nil {
+					t.Errorf("told before it was decided: %+v", r)
+				}
+			case <-time.After(50 * time.Millisecond):
+			}
+			close(release)
+			var over *AbortedError
+			if r := <-first; !errors.As(r.Err, &over) {
+				t.Errorf("the lost commit: %v", r.Err)
+			}
+			select {
+			case r := <-told:
+				if isCode(r.Err, sqlite.Constraint) {
+					t.Errorf("an error that rests on what never happened: %v", r.Err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("nothing was told")
+			}
+		})
+	}
+}
+
+// Finished units do not wait for a session whose client thinks, nor for its statement.
+func TestHazard10SessionDoesNotHoldFinishedOnes(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a)")
+	for _, long := range []bool{false, true} {
+		hold, held := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = g.dbs[0].Do(t.Context(), func() { close(held); <-hold }) })
+		<-held
+		unit := make(chan time.Duration, 1)
+		wg.Go(func() {
+			began := time.Now()
+			if _, err := g.exec("INSERT INTO t VALUES(1)"); err != nil {
+				t.Error(err)
+			}
+			unit <- time.Since(began)
+		})
+		var x *tx
+		began := make(chan struct{})
+		wg.Go(func() { x = g.beginTx(); close(began) })
+		for n := 0; n == 0; { // both wait
+			d := g.dbs[0]
+			d.mu.Lock()
+			n = len(d.units) * len(d.sessions)
+			d.mu.Unlock()
+		}
+		close(hold)
+		<-began
+		if long {
+			ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+			if r := x.s.Run(ctx, Statement{Statement: wire.Statement{SQL: endlessInsert}}); !errors.Is(r.Err, ErrCanceled) {
+				t.Errorf("got %+v", r)
+			}
+			cancel()
+		}
+		if took := <-unit; took > 300*time.Millisecond {
+			t.Errorf("the finished write waited for %v", took)
+		}
+		x.must("INSERT INTO t VALUES(2)")
+		x.mustCommit()
+		wg.Wait()
+	}
+}
+
+func TestSessionsWaitInOrderAndAreNamed(t *testing.T) {
+	g := newGroup(t, 1)
+	g.must("CREATE TABLE t(a)")
+	d := g.dbs[0]
+	if err := d.Do(t.Context(), func() { d.cfg.MaxWait = 60 * time.Millisecond }); err != nil {
+		t.Fatal(err)
+	}
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	var over *AbortedError
+	if _, err := g.exec("INSERT INTO t VALUES(2)"); !errors.As(err, &over) || over.Reason != AbortWait || !strings.Contains(over.Holder, "the test") || !strings.Contains(over.Holder, "INSERT INTO t VALUES(1)") {
+		t.Errorf("a write that waits: %v", err)
+	}
+	if _, err := d.Begin(t.Context(), SessionOptions{}); !errors.As(err, &over) || over.Reason != AbortWait || !strings.Contains(over.Holder, "the test") {
+		t.Errorf("a transaction that waits: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+	defer cancel()
+	if _, err := d.Begin(ctx, SessionOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a transaction whose context ends: %v", err)
+	}
+	x.mustCommit()
+	g.must("INSERT INTO t VALUES(3)")
+}
+
+func TestSessionLimits(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a)")
+	d := g.dbs[0]
+	for reason, set := range map[AbortReason]func(){
+		AbortIdle: func() { d.cfg.MaxSessionIdle, d.cfg.MaxSessionTime = 30*time.Millisecond, -1 },
+		AbortTime: func() { d.cfg.MaxSessionIdle, d.cfg.MaxSessionTime = -1, 30*time.Millisecond },
+	} {
+		if err := d.Do(t.Context(), set); err != nil {
+			t.Fatal(err)
+		}
+		x := g.beginTx()
+		x.must("INSERT INTO t VALUES(1)")
+		g.must("INSERT INTO t VALUES(2)") // it waits until the session is over
+		var over *AbortedError
+		if r := x.commit(); !errors.As(r.Err, &over) || over.Reason != reason {
+			t.Errorf("%v: got %v", reason, r.Err)
+		}
+	}
+	if got := fmt.Sprint(g.query(0, "SELECT count(*) FROM t WHERE a = 1")); got != "[[0]]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestSessionEndsWithLeadership(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a)")
+	var over *AbortedError
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	g.dbs[0].StepDown()
+	if r := x.run("INSERT INTO t VALUES(2)"); !errors.As(r.Err, &over) || over.Reason != AbortLeader {
+		t.Errorf("got %v", r.Err)
+	}
+	if _, err := g.dbs[0].Begin(t.Context(), SessionOptions{}); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("got %v", err)
+	}
+	g.mu.Lock()
+	g.term++
+	g.mu.Unlock()
+	g.dbs[0].Lead(g.term)
+	x = g.beginTx()
+	x.must("INSERT INTO t VALUES(3)")
+	// An entry of another leader: nothing of what is open stands.
+	g.mu.Lock()
+	var enc wire.EntryEncoder
+	enc.Begin(wire.EntryHeader{DB: 7, Prev: g.dbs[0].Mark(), Proposer: 99, Epoch: 1, Engine: sqlite.Fingerprint()})
+	enc.AppendUnit(&wire.EntryUnit{Statements: []wire.EntryStatement{{SQL: "INSERT INTO t VALUES(4)", Outcome: wire.Outcome{RowsAffected: 1, LastInsertID: 1}}}})
+	g.commitLocked(enc.Finish())
+	g.mu.Unlock()
+	if r := x.commit(); !errors.As(r.Err, &over) || over.Reason != AbortLeader {
+		t.Errorf("got %v", r.Err)
+	}
+}
+
+func TestCopiesAndSnapshotsDoNotWaitForASession(t *testing.T) {
+	g := newGroup(t, 1)
+	g.must("CREATE TABLE t(a)")
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	pin, err := g.dbs[0].Pin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin.Release()
+	if err := g.dbs[0].Drain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	x.must("INSERT INTO t VALUES(2)")
+	x.mustCommit()
+}
+
+// A commit that was lost from sight is found by its request ID, or is known never to be.
+func TestHazard15ResolvedCommits(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a)")
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	id := wire.RequestID{Origin: 5, Seq: 1}
+	r := x.s.Commit(t.Context(), id, 1)
+	if r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	res, err := g.execUnit(wire.Unit{ID: id, Lowest: 1, Resolve: true})
+	if err != nil || !res.Duplicate || res.Mark != r.Mark {
+		t.Errorf("of a commit: %+v, %v", res, err)
+	}
+	if _, err := g.execUnit(wire.Unit{ID: wire.RequestID{Origin: 5, Seq: 2}, Lowest: 1, Resolve: true}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("of a commit that never was: %v", err)
+	}
+	x = g.beginTx()
+	x.must("INSERT INTO t VALUES(2)")
+	if r := x.s.Commit(t.Context(), id, 1); !errors.Is(r.Err, ErrExpired) || r.Over {
+		t.Errorf("a commit under a used ID: %+v", r)
+	}
+	x.mustCommit()
+}
+
+// Many sessions and units at once, with failures, rollbacks and clients that go away: the
+// replicas stay equal, and what was acknowledged is there.
+func TestSessionsAndUnitsAtOnce(t *testing.T) {
+	bothWays(t, 3, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, w, n, UNIQUE(w, n)); CREATE TABLE c(w PRIMARY KEY, n)")
+		const workers, rounds = 8, 15
+		var wg sync.WaitGroup
+		want := make([]int, workers)
+		for w := range workers {
+			g.must("INSERT INTO c VALUES(?, 0)", wire.Int(int64(w)))
+			wg.Go(func() {
+				rnd := rand.New(rand.NewPCG(uint64(w), 1))
+				for i := range rounds {
+					if rnd.IntN(3) == 0 {
+						g.must("UPDATE c SET n = n + 1 WHERE w = ?", wire.Int(int64(w)))
+						want[w]++
+						continue
+					}
+					x := g.beginTx()
+					n := x.number(fmt.Sprintf("SELECT n FROM c WHERE w = %d", w))
+					x.must("INSERT INTO t(w, n) VALUES(?, ?)", wire.Int(int64(w)), wire.Int(int64(i)))
+					if r := x.run("INSERT INTO t(w, n) VALUES(?, ?)", wire.Int(int64(w)), wire.Int(int64(i))); r.Err == nil {
+						t.Error("inserted twice")
+					}
+					x.must("UPDATE c SET n = ? WHERE w = ?", wire.Int(n+1), wire.Int(int64(w)))
+					switch rnd.IntN(4) {
+					case 0:
+						x.s.Rollback(t.Context())
+					case 1:
+						x.s.Abort()
+					default:
+						x.mustCommit()
+						want[w]++
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for w, n := range want {
+			if got := fmt.Sprint(g.query(0, "SELECT n FROM c WHERE w = ?", wire.Int(int64(w)))); got != fmt.Sprintf("[[%d]]", n) {
+				t.Errorf("worker %d: %s, want %d", w, got, n)
+			}
+		}
+	})
+}
+
+func TestRecursiveTriggersTravelWithTheWrite(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a); CREATE TRIGGER r AFTER INSERT ON t WHEN new.a < 5 BEGIN INSERT INTO t VALUES(new.a + 1); END")
+	for _, on := range []bool{false, true, false} {
+		u := unit("INSERT INTO t VALUES(1)")
+		u.RecursiveTriggers = on
+		if _, err := g.execUnit(u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fmt.Sprint(g.query(0, "SELECT count(*) FROM t")); got != "[[9]]" {
+		t.Errorf("got %s rows", got)
+	}
+}
