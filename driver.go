@@ -6,12 +6,10 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -150,7 +148,7 @@ type connector struct {
 	n       *Node
 	db      string
 	o       dbOptions
-	classes classCache
+	classes sqltext.Memo[engine.Class]
 	detach  func() // called when the pool is closed, may be nil
 }
 
@@ -295,8 +293,8 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	kw := keywordOther
-	class, known := c.classes.get(query)
+	kw := sqltext.Other
+	class, known := c.classes.Get(query)
 	if !known {
 		var done *fixedRows
 		var err error
@@ -329,14 +327,14 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 // class tells what a statement string does. A string that begins with a writing
 // statement is judged by the leader, which has the schema it will run on; what begins
 // otherwise is prepared here once. A string keeps its class whatever the schema becomes.
-func (c *conn) class(ctx context.Context, m readMode, kw keyword, query string) (engine.Class, error) {
+func (c *conn) class(ctx context.Context, m readMode, kw sqltext.Keyword, query string) (engine.Class, error) {
 	switch kw {
-	case keywordNone:
+	case sqltext.None:
 		return engine.ClassEmpty, nil
-	case keywordWrite:
+	case sqltext.Write:
 		return engine.ClassWrite, nil
 	}
-	if class, ok := c.classes.get(query); ok {
+	if class, ok := c.classes.Get(query); ok {
 		return class, nil
 	}
 	if c.tx != nil {
@@ -351,7 +349,7 @@ func (c *conn) class(ctx context.Context, m readMode, kw keyword, query string) 
 		}
 		return class, err
 	}
-	c.classes.put(query, class)
+	c.classes.Put(query, class)
 	return class, nil
 }
 
@@ -410,7 +408,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	if kw, _ := firstKeyword(query); kw == keywordOther {
+	if kw, _ := sqltext.FirstKeyword(query); kw == sqltext.Other {
 		if _, err := c.class(ctx, c.n.readMode(ctx, &c.o), kw, query); err != nil {
 			return nil, err
 		}
@@ -456,46 +454,4 @@ func ordinals(args []driver.Value) []driver.NamedValue {
 		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
 	}
 	return named
-}
-
-// classCache remembers the classes of statement strings that were prepared. It is
-// bounded by the bytes of the texts and starts over when full.
-type classCache struct {
-	m     atomic.Pointer[sync.Map] // string to engine.Class
-	bytes atomic.Int64
-}
-
-const (
-	maxClassBytes     = 1 << 20
-	maxClassTextBytes = 32 << 10
-	classEntryBytes   = 128 // what an entry takes beside its text, about
-)
-
-func (c *classCache) get(query string) (engine.Class, bool) {
-	m := c.m.Load()
-	if m == nil {
-		return 0, false
-	}
-	v, ok := m.Load(query)
-	if !ok {
-		return 0, false
-	}
-	return v.(engine.Class), true
-}
-
-func (c *classCache) put(query string, class engine.Class) {
-	if len(query) > maxClassTextBytes {
-		return
-	}
-	m := c.m.Load()
-	if m == nil || c.bytes.Load() > maxClassBytes {
-		fresh := new(sync.Map)
-		if c.m.CompareAndSwap(m, fresh) {
-			c.bytes.Store(0)
-		}
-		m = c.m.Load()
-	}
-	if _, loaded := m.LoadOrStore(strings.Clone(query), class); !loaded {
-		c.bytes.Add(int64(len(query) + classEntryBytes))
-	}
 }

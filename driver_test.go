@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -506,23 +505,5 @@ func TestEncodedRows(t *testing.T) {
 	bad := &encodedRows{columns: []wire.Column{{Name: "x"}}, left: 1, data: []byte{0xff}}
 	if ok, err := bad.Next(); ok || err == nil {
 		t.Errorf("garbage is a row: %v, %v", ok, err)
-	}
-}
-
-func TestClassesAreRememberedWithinABound(t *testing.T) {
-	var c classCache
-	if _, ok := c.get("SELECT 1"); ok {
-		t.Error("an empty cache knows a text")
-	}
-	c.put("SELECT 1", engine.ClassRead)
-	if class, ok := c.get("SELECT 1"); !ok || class != engine.ClassRead {
-		t.Errorf("class %v, %v", class, ok)
-	}
-	c.put(strings.Repeat("x", maxClassTextBytes+1), engine.ClassRead)
-	for i := range 20000 {
-		c.put(fmt.Sprintf("SELECT %d", i), engine.ClassRead)
-		if n := c.bytes.Load(); n > maxClassBytes+maxClassTextBytes+classEntryBytes {
-			t.Fatalf("%d bytes are kept", n)
-		}
 	}
 }
