@@ -6,12 +6,13 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/pragma"
+	"github.com/mentasystems/colmena/internal/sqltext"
+	"github.com/mentasystems/colmena/internal/times"
+	"github.com/mentasystems/colmena/internal/values"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -48,6 +49,32 @@ func MaxStaleness(d time.Duration) DBOption {
 	return dbOption(func(o *dbOptions) { o.maxStaleness = d })
 }
 
+// TimeFormat says how a handle stores a time.Time that is passed as an argument. It is a
+// DBOption. Reading does not depend on it: a text in a column declared DATE, DATETIME or
+// TIMESTAMP is parsed in every form that SQLite's date functions, this package and the
+// modernc.org/sqlite driver write; one that is no time stays a string.
+type TimeFormat int
+
+const (
+	// TimeFormatSQLite, the default, is "2006-01-02 15:04:05.999999999-07:00": the time
+	// with its zone, as SQLite's date functions read it.
+	TimeFormatSQLite TimeFormat = iota + 1
+	// TimeFormatUTC is "2006-01-02 15:04:05.999999999" in UTC, which sorts by time and
+	// compares with CURRENT_TIMESTAMP and datetime().
+	TimeFormatUTC
+	// TimeFormatRFC3339 is "2006-01-02T15:04:05.999999999Z07:00".
+	TimeFormatRFC3339
+	// TimeFormatUnix and the following store an integer, in whole seconds, milliseconds,
+	// microseconds or nanoseconds since 1970; what is finer is cut off. An integer in a
+	// column declared DATE, DATETIME or TIMESTAMP is then read as such a time, in UTC.
+	TimeFormatUnix
+	TimeFormatUnixMilli
+	TimeFormatUnixMicro
+	TimeFormatUnixNano
+)
+
+func (f TimeFormat) applyDB(o *dbOptions) { o.timeFormat = f }
+
 // A pool that was closed, the node's own by the node, answers by itself with an error
 // that database/sql does not export. ErrClosed is that error, so that errors.Is finds
 // it whoever answers.
@@ -70,7 +97,7 @@ func (n *Node) DB() *sql.DB {
 	if n.defaultDB != nil {
 		return n.defaultDB
 	}
-	c := &connector{n: n, db: DefaultDatabase, o: dbOptions{timeFormat: TimeFormatSQLite}}
+	c := newConnector(n, DefaultDatabase, dbOptions{timeFormat: TimeFormatSQLite})
 	db := openPool(c)
 	c.detach = func() {
 		n.defaultMu.Lock()
@@ -142,7 +169,7 @@ func (n *Node) Connector(name string, opts ...DBOption) (driver.Connector, error
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &connector{n: n, db: name, o: o}, nil
+	return newConnector(n, name, o), nil
 }
 
 // connector makes connections, and holds what those of one pool share.
@@ -150,8 +177,13 @@ type connector struct {
 	n       *Node
 	db      string
 	o       dbOptions
-	classes classCache
+	values  values.Settings
+	classes sqltext.Memo[engine.Class]
 	detach  func() // called when the pool is closed, may be nil
+}
+
+func newConnector(n *Node, db string, o dbOptions) *connector {
+	return &connector{n: n, db: db, o: o, values: values.Settings{Times: times.Format(o.timeFormat), Closed: n.done, ErrClosed: ErrClosed}}
 }
 
 // Connect implements driver.Connector.
@@ -162,7 +194,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return &conn{connector: c, foreignKeys: c.o.foreignKeys}, nil
+	return &conn{connector: c, pragmas: pragma.State{ForeignKeys: c.o.foreignKeys}}, nil
 }
 
 // Driver implements driver.Connector.
@@ -186,13 +218,11 @@ func (handleDriver) Open(string) (driver.Conn, error) {
 // SQLite connection of its own. database/sql uses it from one goroutine at a time.
 type conn struct {
 	*connector
-	closed      bool
-	foreignKeys bool
-	queryOnly   bool
-	pre         wire.PreState    // of the next statement: what the last write left
-	settings    map[string]int64 // pragmas that are remembered and have no effect
-	tx          *readTx          // the transaction under way, nil outside
-	args        wire.ArgsBuilder
+	closed  bool
+	pragmas pragma.State
+	pre     wire.PreState // of the next statement: what the last write left
+	tx      *readTx       // the transaction under way, nil outside
+	args    values.Encoder
 }
 
 var (
@@ -244,41 +274,16 @@ func (c *conn) Close() error {
 	return nil
 }
 
-// result has both counts, as SQLite's connection would tell them after the statement.
-type result wire.PreState
-
-func (r *result) LastInsertId() (int64, error) { return r.LastInsertID, nil }
-func (r *result) RowsAffected() (int64, error) { return r.Changes, nil }
-
-func (c *conn) result() driver.Result {
-	r := result(c.pre)
-	return &r
-}
-
 // ExecContext implements driver.ExecerContext.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	src, err := c.run(ctx, query, args, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := drain(src); err != nil {
+	if err := values.Drain(src); err != nil {
 		return nil, err
 	}
-	return c.result(), nil
-}
-
-// drain steps a query to its end, as Exec of a SELECT does.
-func drain(src rowSource) error {
-	for {
-		ok, err := src.Next()
-		if err != nil {
-			_ = src.Close()
-			return err // as it is: callers look at its type
-		}
-		if !ok {
-			return src.Close()
-		}
-	}
+	return values.Result(c.pre), nil
 }
 
 // QueryContext implements driver.QueryerContext.
@@ -287,27 +292,30 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if err != nil {
 		return nil, err
 	}
-	return newRows(ctx, c, src)
+	return values.NewRows(ctx, &c.values, src)
 }
+
+// CheckNamedValue implements driver.NamedValueChecker.
+func (c *conn) CheckNamedValue(v *driver.NamedValue) error { return values.Check(v) }
 
 // run runs a statement string where it belongs.
 func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (rowSource, error) {
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	kw := keywordOther
-	class, known := c.classes.get(query)
+	kw := sqltext.Other
+	class, known := c.classes.Get(query)
 	if !known {
-		var done *fixedRows
+		var answer *pragma.Answer
 		var err error
-		if query, kw, done, err = c.connectionStatements(query); err != nil {
-			return nil, err
+		if query, kw, answer, err = c.pragmas.Run(query, c.tx != nil); err != nil {
+			return nil, refusedPragma(err)
 		}
-		if done != nil {
-			return done, nil
+		if answer != nil {
+			return values.Fixed(answer.Columns, answer.Rows), nil
 		}
 	}
-	a, err := c.encode(args)
+	a, err := c.args.Encode(c.values.Times, args)
 	if err != nil {
 		return nil, err
 	}
@@ -319,24 +327,33 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	}
 	switch class {
 	case engine.ClassEmpty:
-		return &fixedRows{}, nil
+		return values.None, nil
 	case engine.ClassWrite:
 		return c.write(ctx, query, a, wantRows)
 	}
 	return c.read(ctx, m, query, a)
 }
 
+// refusedPragma makes the user's error of a PRAGMA that was refused.
+func refusedPragma(err error) error {
+	var r *pragma.RefusedError
+	if errors.As(err, &r) {
+		return &RefusedError{What: r.What, Advice: r.Advice}
+	}
+	return err
+}
+
 // class tells what a statement string does. A string that begins with a writing
 // statement is judged by the leader, which has the schema it will run on; what begins
 // otherwise is prepared here once. A string keeps its class whatever the schema becomes.
-func (c *conn) class(ctx context.Context, m readMode, kw keyword, query string) (engine.Class, error) {
+func (c *conn) class(ctx context.Context, m readMode, kw sqltext.Keyword, query string) (engine.Class, error) {
 	switch kw {
-	case keywordNone:
+	case sqltext.None:
 		return engine.ClassEmpty, nil
-	case keywordWrite:
+	case sqltext.Write:
 		return engine.ClassWrite, nil
 	}
-	if class, ok := c.classes.get(query); ok {
+	if class, ok := c.classes.Get(query); ok {
 		return class, nil
 	}
 	if c.tx != nil {
@@ -351,7 +368,7 @@ func (c *conn) class(ctx context.Context, m readMode, kw keyword, query string) 
 		}
 		return class, err
 	}
-	c.classes.put(query, class)
+	c.classes.Put(query, class)
 	return class, nil
 }
 
@@ -375,11 +392,11 @@ func (c *conn) write(ctx context.Context, query string, args wire.Args, rows boo
 		return nil, errWriteInReadTx
 	case c.o.readOnly:
 		return nil, &RefusedError{What: "a write", Advice: "the handle was opened with ReadOnly(); open another one without it"}
-	case c.queryOnly:
+	case c.pragmas.QueryOnly:
 		return nil, &RefusedError{What: "a write", Advice: "PRAGMA query_only is on for this connection; set it to off"}
 	}
 	res, err := c.n.write(ctx, c.db, wire.Unit{
-		ForeignKeys: c.foreignKeys, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
+		ForeignKeys: c.pragmas.ForeignKeys, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
 		Statements: []wire.Statement{{SQL: query, Args: args}},
 	})
 	if err != nil {
@@ -388,11 +405,11 @@ func (c *conn) write(ctx context.Context, query string, args wire.Args, rows boo
 	c.pre = wire.PreState{LastInsertID: res.Result.LastInsertID, Changes: res.Result.RowsAffected}
 	switch r := res.Result.Rows; {
 	case !rows || r == nil:
-		return &fixedRows{}, nil
+		return values.None, nil
 	case r.Truncated:
 		return nil, errRowsNotKept
 	default:
-		return &encodedRows{columns: r.Columns, left: r.N, data: r.Data}, nil
+		return values.Returned(r), nil
 	}
 }
 
@@ -410,7 +427,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	if kw, _ := firstKeyword(query); kw == keywordOther {
+	if kw, _ := sqltext.FirstKeyword(query); kw == sqltext.Other {
 		if _, err := c.class(ctx, c.n.readMode(ctx, &c.o), kw, query); err != nil {
 			return nil, err
 		}
@@ -442,60 +459,10 @@ func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driv
 
 // Exec implements driver.Stmt.
 func (s *stmt) Exec(args []driver.Value) (driver.Result, error) {
-	return s.ExecContext(context.Background(), ordinals(args))
+	return s.ExecContext(context.Background(), values.Ordinals(args))
 }
 
 // Query implements driver.Stmt.
 func (s *stmt) Query(args []driver.Value) (driver.Rows, error) {
-	return s.QueryContext(context.Background(), ordinals(args))
-}
-
-func ordinals(args []driver.Value) []driver.NamedValue {
-	named := make([]driver.NamedValue, len(args))
-	for i, v := range args {
-		named[i] = driver.NamedValue{Ordinal: i + 1, Value: v}
-	}
-	return named
-}
-
-// classCache remembers the classes of statement strings that were prepared. It is
-// bounded by the bytes of the texts and starts over when full.
-type classCache struct {
-	m     atomic.Pointer[sync.Map] // string to engine.Class
-	bytes atomic.Int64
-}
-
-const (
-	maxClassBytes     = 1 << 20
-	maxClassTextBytes = 32 << 10
-	classEntryBytes   = 128 // what an entry takes beside its text, about
-)
-
-func (c *classCache) get(query string) (engine.Class, bool) {
-	m := c.m.Load()
-	if m == nil {
-		return 0, false
-	}
-	v, ok := m.Load(query)
-	if !ok {
-		return 0, false
-	}
-	return v.(engine.Class), true
-}
-
-func (c *classCache) put(query string, class engine.Class) {
-	if len(query) > maxClassTextBytes {
-		return
-	}
-	m := c.m.Load()
-	if m == nil || c.bytes.Load() > maxClassBytes {
-		fresh := new(sync.Map)
-		if c.m.CompareAndSwap(m, fresh) {
-			c.bytes.Store(0)
-		}
-		m = c.m.Load()
-	}
-	if _, loaded := m.LoadOrStore(strings.Clone(query), class); !loaded {
-		c.bytes.Add(int64(len(query) + classEntryBytes))
-	}
+	return s.QueryContext(context.Background(), values.Ordinals(args))
 }

@@ -12,9 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/mentasystems/colmena/internal/engine"
-	"github.com/mentasystems/colmena/internal/wire"
 )
 
 func testNode(t *testing.T) *Node {
@@ -483,46 +480,5 @@ func TestRowsEndWithTheirContext(t *testing.T) {
 func TestReturnedRowsThatWereNotKeptAreNoRetry(t *testing.T) {
 	if SafeToRetry(errRowsNotKept) {
 		t.Error("the write happened, and is said to be safe to repeat")
-	}
-}
-
-func TestEncodedRows(t *testing.T) {
-	var data []byte
-	for _, v := range []wire.Value{wire.Int(1), wire.Text("a"), wire.Null(), wire.Blob([]byte{7})} {
-		data = wire.AppendValue(data, v)
-	}
-	e := &encodedRows{columns: []wire.Column{{Name: "x"}, {Name: "y"}}, left: 2, data: data}
-	for i := range 2 {
-		if ok, err := e.Next(); !ok || err != nil {
-			t.Fatalf("row %d: %v, %v", i, ok, err)
-		}
-	}
-	if e.Value(0).Kind != wire.KindNull || e.Value(1).B[0] != 7 {
-		t.Errorf("the second row is %+v", e.row)
-	}
-	if ok, err := e.Next(); ok || err != nil {
-		t.Errorf("a third row: %v, %v", ok, err)
-	}
-	bad := &encodedRows{columns: []wire.Column{{Name: "x"}}, left: 1, data: []byte{0xff}}
-	if ok, err := bad.Next(); ok || err == nil {
-		t.Errorf("garbage is a row: %v, %v", ok, err)
-	}
-}
-
-func TestClassesAreRememberedWithinABound(t *testing.T) {
-	var c classCache
-	if _, ok := c.get("SELECT 1"); ok {
-		t.Error("an empty cache knows a text")
-	}
-	c.put("SELECT 1", engine.ClassRead)
-	if class, ok := c.get("SELECT 1"); !ok || class != engine.ClassRead {
-		t.Errorf("class %v, %v", class, ok)
-	}
-	c.put(strings.Repeat("x", maxClassTextBytes+1), engine.ClassRead)
-	for i := range 20000 {
-		c.put(fmt.Sprintf("SELECT %d", i), engine.ClassRead)
-		if n := c.bytes.Load(); n > maxClassBytes+maxClassTextBytes+classEntryBytes {
-			t.Fatalf("%d bytes are kept", n)
-		}
 	}
 }

@@ -2,11 +2,11 @@ package colmena
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 
+	"github.com/mentasystems/colmena/internal/times"
+	"github.com/mentasystems/colmena/internal/values"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -31,9 +31,9 @@ func (n *Node) ExecMulti(ctx context.Context, db string, stmts []Statement) ([]E
 		return nil, ctx.Err()
 	}
 	u := wire.Unit{Pin: n.pins(ctx), WantEach: true, Statements: make([]wire.Statement, len(stmts))}
-	c := &conn{connector: &connector{n: n, db: name, o: dbOptions{timeFormat: TimeFormatSQLite}}}
+	var enc values.Encoder
 	for i, s := range stmts {
-		args, err := c.encodeAny(s.Args)
+		args, err := enc.EncodeAny(times.SQLite, s.Args)
 		if err != nil {
 			return nil, fmt.Errorf("colmena: statement %d: %w", i+1, err)
 		}
@@ -54,23 +54,3 @@ func (n *Node) ExecMulti(ctx context.Context, db string, stmts []Statement) ([]E
 }
 
 var errResults = errors.New("colmena: the leader's answer does not fit the request")
-
-// encodeAny makes the arguments of a statement as database/sql does for a driver.
-func (c *conn) encodeAny(args []any) (wire.Args, error) {
-	named := make([]driver.NamedValue, len(args))
-	for i, a := range args {
-		v := driver.NamedValue{Ordinal: i + 1, Value: a}
-		if arg, ok := a.(sql.NamedArg); ok {
-			v.Name, v.Value = arg.Name, arg.Value
-		}
-		err := c.CheckNamedValue(&v)
-		if errors.Is(err, driver.ErrSkip) {
-			v.Value, err = driver.DefaultParameterConverter.ConvertValue(v.Value)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("argument %d: %w", i+1, err)
-		}
-		named[i] = v
-	}
-	return c.encode(named)
-}

@@ -20,9 +20,9 @@ const module = "github.com/mentasystems/colmena"
 // import each other.
 func level(pkg string) int {
 	switch pkg {
-	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership":
+	case "internal/sqlite", "internal/sqltext", "internal/times", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership":
 		return 0
-	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
+	case "internal/engine", "internal/pragma", "internal/values", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
 		return 1
 	case ".":
 		return 3

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -129,10 +129,10 @@ func (n *Node) classify(ctx context.Context, db string, m readMode, sql string) 
 	if errors.As(err, &refused) {
 		return 0, userError(err)
 	}
-	if errors.Is(err, ErrReplicaHalted) && !writes(sql) {
+	if errors.Is(err, ErrReplicaHalted) && !sqltext.SeemsToWrite(sql) {
 		return engine.ClassRead, nil // the leader can answer it
 	}
-	if writes(sql) {
+	if sqltext.SeemsToWrite(sql) {
 		return engine.ClassWrite, nil // the leader judges it
 	}
 	// The schema here may lag behind.
@@ -150,17 +150,6 @@ func (n *Node) classifyHere(ctx context.Context, db, sql string) (engine.Class, 
 	}
 	defer r.Release()
 	return r.Classify(sql)
-}
-
-// writes guesses, of a statement that this node cannot prepare, whether it writes, by
-// its first word. The leader finds out; a read sent there as a write is answered too.
-func writes(sql string) bool {
-	word, _, _ := strings.Cut(strings.TrimLeft(sql, " \t\r\n("), " ")
-	switch strings.ToUpper(word) {
-	case "INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE":
-		return true
-	}
-	return false
 }
 
 // freshenHere is freshen for what can only run on this node.

@@ -6,8 +6,13 @@ import (
 	"database/sql/driver"
 	"errors"
 
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/values"
 	"github.com/mentasystems/colmena/internal/wire"
 )
+
+// rowSource is a result that is read row by row.
+type rowSource = values.RowSource
 
 // readSnapshot is a stable view of one database.
 type readSnapshot interface {
@@ -71,14 +76,11 @@ func (r *txRows) Next() (bool, error) {
 	return ok, txError(err)
 }
 
-// sqliteReadOnly is SQLITE_READONLY.
-const sqliteReadOnly = 8
-
 // txError gives a write that only the snapshot's connection stopped the error that
 // other writes get.
 func txError(err error) error {
 	var e *SQLError
-	if errors.As(err, &e) && e.Primary == sqliteReadOnly {
+	if errors.As(err, &e) && e.Primary == sqlite.ReadOnly {
 		return errWriteInReadTx
 	}
 	return err

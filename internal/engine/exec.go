@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -423,7 +424,7 @@ const (
 )
 
 func kindOf(sql string, readOnly bool) kind {
-	switch strings.ToUpper(firstWord(sql)) {
+	switch strings.ToUpper(sqltext.FirstWord(sql)) {
 	case "INSERT", "UPDATE", "DELETE", "REPLACE":
 		return kindRows
 	case "WITH":
@@ -438,27 +439,4 @@ func kindOf(sql string, readOnly bool) kind {
 		return kindSavepoint
 	}
 	return kindOther
-}
-
-// firstWord skips blanks and comments, as SQLite does.
-func firstWord(sql string) string {
-	for sql != "" {
-		switch {
-		case strings.ContainsRune(" \t\r\n\f;", rune(sql[0])):
-			sql = sql[1:]
-		case strings.HasPrefix(sql, "\xef\xbb\xbf"):
-			sql = sql[3:]
-		case strings.HasPrefix(sql, "--"):
-			_, sql, _ = strings.Cut(sql, "\n")
-		case strings.HasPrefix(sql, "/*"):
-			_, sql, _ = strings.Cut(sql[2:], "*/")
-		default:
-			n := 0
-			for n < len(sql) && (sql[n]|0x20 >= 'a' && sql[n]|0x20 <= 'z') {
-				n++
-			}
-			return sql[:n]
-		}
-	}
-	return ""
 }

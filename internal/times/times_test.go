@@ -1,15 +1,10 @@
-package colmena
+package times
 
 import (
-	"bytes"
-	"database/sql"
-	"database/sql/driver"
 	"math"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/mentasystems/colmena/internal/wire"
 )
 
 func TestTextsReadAsTimes(t *testing.T) {
@@ -35,13 +30,13 @@ func TestTextsReadAsTimes(t *testing.T) {
 		"2024-05-06 07:08:09 +0000 UTC":               utc(2024, 5, 6, 7, 8, 9, 0),
 		"2024-05-06 07:08:09.000000001 -0300 -03":     utc(2024, 5, 6, 10, 8, 9, 1),
 	} {
-		if got, ok := parseTime([]byte(text)); !ok || !got.Equal(want) {
+		if got, ok := Parse([]byte(text)); !ok || !got.Equal(want) {
 			t.Errorf("%q is read as %v, %v; want %v", text, got, ok, want)
 		}
 	}
 	for _, text := range []string{"", "now", "2023-02-29", "2024-13-01", "2024-05-06 24:00:00", "2024-05-06 07:60", "2024-05-06 07:08:09.",
 		"2024-05-06 07:08:09+25:00", "2024-05-06x", "20240506", "12345", "2024-05-06 07:08:09 and more", strings.Repeat("9", 500), "-001-01-01"} {
-		if got, ok := parseTime([]byte(text)); ok {
+		if got, ok := Parse([]byte(text)); ok {
 			t.Errorf("%q is read as the time %v", text, got)
 		}
 	}
@@ -51,74 +46,44 @@ func TestTextsReadAsTimes(t *testing.T) {
 func TestStoredTimesComeBack(t *testing.T) {
 	berlin := time.FixedZone("CEST", 2*3600)
 	lmt := time.FixedZone("LMT", -7*3600-52*60-58) // a zone with seconds
-	for f, precision := range map[TimeFormat]time.Duration{
-		TimeFormatSQLite: 1, TimeFormatUTC: 1, TimeFormatRFC3339: 1,
-		TimeFormatUnix: time.Second, TimeFormatUnixMilli: time.Millisecond, TimeFormatUnixMicro: time.Microsecond, TimeFormatUnixNano: 1,
+	for f, precision := range map[Format]time.Duration{
+		SQLite: 1, UTC: 1, RFC3339: 1,
+		Unix: time.Second, UnixMilli: time.Millisecond, UnixMicro: time.Microsecond, UnixNano: 1,
 	} {
 		for _, want := range []time.Time{time.Now(), time.Unix(0, 0), time.Unix(-1, 5), time.Date(2024, 2, 29, 23, 59, 59, 999_999_999, berlin),
 			time.Date(1880, 1, 1, 0, 0, 0, 0, lmt), {}, time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)} {
-			v, err := f.store(want)
+			text, integer, err := f.Store(want)
 			if err != nil {
-				if f == TimeFormatUnixNano && (want.Year() < 1678 || want.Year() > 2262) {
+				if f == UnixNano && (want.Year() < 1678 || want.Year() > 2262) {
 					continue
 				}
 				t.Errorf("format %d: %v: %v", f, want, err)
 				continue
 			}
-			got, ok := f.read(v).(time.Time)
+			got, ok := f.Read(integer)
+			if !f.IsInteger() {
+				got, ok = Parse([]byte(text))
+			}
 			if want := want.Add(-time.Duration(want.Nanosecond()) % precision); !ok || !got.Equal(want) {
-				t.Errorf("format %d: %v is stored as %+v and read as %v", f, want, v, got)
+				t.Errorf("format %d: %v is stored as %q, %d and read as %v", f, want, text, integer, got)
 			}
 		}
 	}
 }
 
 func TestTimesThatWouldNotComeBackAreRefused(t *testing.T) {
-	for f, moments := range map[TimeFormat][]time.Time{
-		TimeFormatSQLite:    {time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)},
-		TimeFormatUTC:       {time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -7200))},
-		TimeFormatRFC3339:   {time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
-		TimeFormatUnixMicro: {time.Unix(math.MaxInt64/1000, 0)},
-		TimeFormatUnixNano:  {{}, time.Unix(1<<40, 0)},
+	for f, moments := range map[Format][]time.Time{
+		SQLite:    {time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC)},
+		UTC:       {time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -7200))},
+		RFC3339:   {time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)},
+		UnixMicro: {time.Unix(math.MaxInt64/1000, 0)},
+		UnixNano:  {{}, time.Unix(1<<40, 0)},
 	} {
 		for _, m := range moments {
-			if v, err := f.store(m); err == nil {
-				t.Errorf("format %d stores %v as %+v", f, m, v)
+			if text, integer, err := f.Store(m); err == nil {
+				t.Errorf("format %d stores %v as %q, %d", f, m, text, integer)
 			}
 		}
-	}
-}
-
-func TestArgumentsAreEncoded(t *testing.T) {
-	c := &conn{connector: &connector{o: dbOptions{timeFormat: TimeFormatSQLite}}}
-	args, err := c.encode([]driver.NamedValue{
-		{Ordinal: 3, Name: "x", Value: "text"}, {Ordinal: 1, Value: int64(-5)}, {Ordinal: 2, Value: 2.5}, {Ordinal: 4, Value: true},
-		{Ordinal: 5, Value: []byte{}}, {Ordinal: 6, Value: []byte(nil)}, {Ordinal: 7, Value: nil}, {Ordinal: 8, Value: time.Unix(0, 0).UTC()},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []struct {
-		name string
-		v    wire.Value
-	}{{"", wire.Int(-5)}, {"", wire.Float(2.5)}, {"x", wire.Text("text")}, {"", wire.Int(1)}, {"", wire.Blob(nil)}, {"", wire.Null()}, {"", wire.Null()},
-		{"", wire.Text("1970-01-01 00:00:00+00:00")}}
-	r, err := args.Reader()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, w := range want {
-		name, v, ok, err := r.Next()
-		if err != nil || !ok || name != w.name || v.Kind != w.v.Kind || v.N != w.v.N || !bytes.Equal(v.B, w.v.B) {
-			t.Errorf("argument %d is %q %+v, %v, %v; want %+v", i, name, v, ok, err, w)
-		}
-	}
-	if _, err := c.encode([]driver.NamedValue{{Ordinal: 1, Value: struct{}{}}}); err == nil {
-		t.Error("a struct is encoded")
-	}
-	var out int
-	if err := c.CheckNamedValue(&driver.NamedValue{Value: sql.Out{Dest: &out}}); err == nil || err == driver.ErrSkip {
-		t.Errorf("sql.Out is checked with %v", err)
 	}
 }
 
@@ -130,7 +95,7 @@ func FuzzParseTime(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		got, ok := parseTime([]byte(s))
+		got, ok := Parse([]byte(s))
 		for _, layout := range oddLayouts {
 			want, err := time.Parse(layout, strings.TrimSuffix(s, "Z"))
 			if err != nil || len(s) > maxTimeText {
@@ -144,12 +109,12 @@ func FuzzParseTime(f *testing.F) {
 		if !ok || got.Year() < 0 || got.Year() > 9999 || got.UTC().Year() < 0 || got.UTC().Year() > 9999 {
 			return
 		}
-		v, err := TimeFormatSQLite.store(got)
+		text, _, err := SQLite.Store(got)
 		if err != nil {
 			t.Fatalf("%q is read as %v, which cannot be stored: %v", s, got, err)
 		}
-		if again, ok := parseTime(v.B); !ok || !again.Equal(got) {
-			t.Fatalf("%q is read as %v, stored as %q and read as %v", s, got, v.B, again)
+		if again, ok := Parse([]byte(text)); !ok || !again.Equal(got) {
+			t.Fatalf("%q is read as %v, stored as %q and read as %v", s, got, text, again)
 		}
 	})
 }

@@ -1,35 +1,32 @@
-package colmena
+package values
 
 import (
 	"context"
 	"database/sql/driver"
-	"fmt"
 	"io"
 	"math"
 	"reflect"
 	"strings"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/times"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
-// rowSource is a result that is read row by row, by one goroutine at a time. Its errors
-// are the user's.
-type rowSource interface {
-	Columns() []wire.Column
-	Next() (bool, error)    // false at the end
-	Value(i int) wire.Value // a view, until the next Next
-	Close() error
+// Settings are what the rows of one handle share.
+type Settings struct {
+	Times     times.Format    // how integers in columns declared as times are read
+	Closed    <-chan struct{} // closed: rows end, with ErrClosed
+	ErrClosed error
 }
 
 // rows implements driver.Rows. The first row is fetched when the query starts: an error
 // of its first step is the query's, and the columns' types can be told.
 type rows struct {
-	n       *Node
-	src     rowSource
+	set     *Settings
+	src     RowSource
 	done    <-chan struct{} // the query's context
 	ctx     context.Context
-	format  TimeFormat
 	names   []string
 	few     [4]string // backs names if it has room
 	columns []wire.Column
@@ -48,9 +45,9 @@ var (
 	_ driver.RowsColumnTypeScanType         = (*rows)(nil)
 )
 
-// newRows takes the source over: it is closed when the rows are, or at once on an error.
-func newRows(ctx context.Context, c *conn, src rowSource) (driver.Rows, error) {
-	r := &rows{n: c.n, src: src, ctx: ctx, done: ctx.Done(), format: c.o.timeFormat, columns: src.Columns()}
+// NewRows takes the source over: it is closed when the rows are, or at once on an error.
+func NewRows(ctx context.Context, s *Settings, src RowSource) (driver.Rows, error) {
+	r := &rows{set: s, src: src, ctx: ctx, done: ctx.Done(), columns: src.Columns()}
 	if r.names = r.few[:0]; len(r.columns) > len(r.few) {
 		r.names = make([]string, 0, len(r.columns))
 	}
@@ -95,8 +92,8 @@ func (r *rows) Close() error {
 // Next implements driver.Rows.
 func (r *rows) Next(dest []driver.Value) error {
 	select {
-	case <-r.n.done:
-		return ErrClosed
+	case <-r.set.Closed:
+		return r.set.ErrClosed
 	default:
 	}
 	select {
@@ -116,7 +113,7 @@ func (r *rows) Next(dest []driver.Value) error {
 	for i := range dest {
 		v := r.src.Value(i)
 		if r.times != nil && r.times[i] {
-			dest[i] = r.format.read(v)
+			dest[i] = timeValue(r.set.Times, v)
 		} else {
 			dest[i] = plainValue(v)
 		}
@@ -137,6 +134,21 @@ func plainValue(v wire.Value) driver.Value {
 		return append(make([]byte, 0, len(v.B)), v.B...)
 	}
 	return nil
+}
+
+// timeValue gives a value of a column that is declared as a time.
+func timeValue(f times.Format, v wire.Value) driver.Value {
+	switch v.Kind {
+	case wire.KindText:
+		if t, ok := times.Parse(v.B); ok {
+			return t
+		}
+	case wire.KindInt:
+		if t, ok := f.Read(v.Int64()); ok {
+			return t
+		}
+	}
+	return plainValue(v)
 }
 
 // isTimeType tells the declared types whose texts are read as times. It allocates
@@ -240,57 +252,4 @@ func declaredScanType(decl string) reflect.Type {
 		return typeFloat
 	}
 	return typeAny
-}
-
-// encodedRows are the rows that a write returned.
-type encodedRows struct {
-	columns []wire.Column
-	left    int
-	data    []byte
-	row     []wire.Value
-}
-
-func (e *encodedRows) Columns() []wire.Column { return e.columns }
-func (e *encodedRows) Value(i int) wire.Value { return e.row[i] }
-
-func (e *encodedRows) Next() (bool, error) {
-	if e.left == 0 {
-		return false, nil
-	}
-	if e.row == nil {
-		e.row = make([]wire.Value, len(e.columns))
-	}
-	var err error
-	for i := range e.row {
-		if e.row[i], e.data, err = wire.ReadValue(e.data); err != nil {
-			return false, fmt.Errorf("colmena: the rows that a write returned: %w", err)
-		}
-	}
-	e.left--
-	return true, nil
-}
-
-func (e *encodedRows) Close() error {
-	e.left = 0
-	return nil
-}
-
-// fixedRows are the answer of a statement that acts on the connection; the zero value is
-// that of a statement without a result.
-type fixedRows struct {
-	columns []wire.Column
-	values  [][]wire.Value
-	at      int // rows returned so far
-}
-
-func (f *fixedRows) Columns() []wire.Column { return f.columns }
-func (f *fixedRows) Value(i int) wire.Value { return f.values[f.at-1][i] }
-func (f *fixedRows) Close() error           { return nil }
-
-func (f *fixedRows) Next() (bool, error) {
-	if f.at == len(f.values) {
-		return false, nil
-	}
-	f.at++
-	return true, nil
 }
