@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -507,7 +508,7 @@ func (d *DB) prepareStatement(r *sessionRequest) (p *prepared, tail string, err 
 
 // mayRead reports whether a statement could be one that only reads.
 func mayRead(sql string) bool {
-	switch strings.ToUpper(firstWord(sql)) {
+	switch strings.ToUpper(sqltext.FirstWord(sql)) {
 	case "SELECT", "VALUES", "EXPLAIN", "PRAGMA", "WITH":
 		return true
 	}
