@@ -361,7 +361,7 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 		Halt:    func(err error) { n.replicaHalted(n.dbs.NameOf(incarnation, shown), err) },
 		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.NameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
 		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
-		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, ReadConns: n.cfg.ReadConns,
+		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, MaxWait: n.cfg.TxWaitTimeout, MaxSessionIdle: n.cfg.TxIdleTimeout, MaxSessionTime: n.cfg.TxTimeout, ReadConns: n.cfg.ReadConns,
 	}
 }
 

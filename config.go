@@ -24,6 +24,9 @@ const (
 	DefaultSnapshotInterval  = 30 * time.Second
 	DefaultSnapshotThreshold = 8192
 	DefaultMaxStatementTime  = 30 * time.Second
+	DefaultTxWaitTimeout     = 10 * time.Second
+	DefaultTxIdleTimeout     = 15 * time.Second
+	DefaultTxTimeout         = time.Minute
 	DefaultMaxResultBytes    = 8 << 20
 	DefaultMaxConns          = 1024
 	// DefaultDatabase is the name that Node.DB and an empty name stand for.
@@ -124,8 +127,18 @@ type Config struct {
 	// MaxStatementTime bounds how long one write may run on the leader. Default 30 s;
 	// negative: no bound.
 	MaxStatementTime time.Duration
-	// MaxResultBytes bounds the rows that one INSERT ... RETURNING may hold in memory.
-	// Default 8 MiB.
+	// TxWaitTimeout bounds how long the leader lets a transaction, or a write, wait for an
+	// interactive transaction that holds the writer. After it: *TxAbortedError, which names
+	// the holder. Default 10 s; negative: no bound.
+	TxWaitTimeout time.Duration
+	// TxIdleTimeout bounds how long an interactive transaction may ask for nothing while
+	// it holds the writer. Default 15 s; negative: no bound.
+	TxIdleTimeout time.Duration
+	// TxTimeout bounds how long an interactive transaction may hold the writer. Default
+	// 60 s; negative: no bound.
+	TxTimeout time.Duration
+	// MaxResultBytes bounds the rows that one INSERT ... RETURNING, or one query in an
+	// interactive transaction, may hold in memory. Default 8 MiB.
 	MaxResultBytes int
 	// MaxConns bounds inbound connections of other nodes. Default 1024.
 	MaxConns int
@@ -184,6 +197,9 @@ func (c Config) withDefaults() Config {
 	dur(&c.ElectionTimeout, DefaultElectionTimeout)
 	dur(&c.SnapshotInterval, DefaultSnapshotInterval)
 	dur(&c.MaxStatementTime, DefaultMaxStatementTime)
+	dur(&c.TxWaitTimeout, DefaultTxWaitTimeout)
+	dur(&c.TxIdleTimeout, DefaultTxIdleTimeout)
+	dur(&c.TxTimeout, DefaultTxTimeout)
 	num(&c.BatchMaxSize, DefaultBatchMaxSize)
 	num(&c.ReadConns, max(2, runtime.GOMAXPROCS(0)))
 	num(&c.MaxResultBytes, DefaultMaxResultBytes)

@@ -25,6 +25,7 @@ type dbOptions struct {
 	level        ConsistencyLevel // 0: the node's
 	maxStaleness time.Duration    // 0: no bound
 	foreignKeys  bool
+	buffered     bool
 	readOnly     bool
 	timeFormat   TimeFormat
 }
@@ -221,7 +222,7 @@ type conn struct {
 	closed  bool
 	pragmas pragma.State
 	pre     wire.PreState // of the next statement: what the last write left
-	tx      *readTx       // the transaction under way, nil outside
+	tx      transaction   // the transaction under way, nil outside
 	args    values.Encoder
 }
 
@@ -283,6 +284,9 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if err := values.Drain(src); err != nil {
 		return nil, err
 	}
+	if t, ok := c.tx.(*bufferedTx); ok {
+		return t.result(), nil
+	}
 	return values.Result(c.pre), nil
 }
 
@@ -303,6 +307,40 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
+	if _, known := c.classes.Get(query); !known && sqltext.HasControl(query) {
+		return c.runScript(ctx, query, args, wantRows)
+	}
+	return c.runPlain(ctx, query, args, wantRows)
+}
+
+// runScript runs a string in which transactions begin or end, statement by statement. Its
+// rows are those of the last statement that has any.
+func (c *conn) runScript(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (last rowSource, err error) {
+	last = values.None
+	for query != "" {
+		var first string
+		first, query = sqltext.Split(query)
+		if s, ok := sqltext.ParseControl(first); ok {
+			if err := c.control(ctx, s, first); err != nil {
+				return nil, errors.Join(err, last.Close())
+			}
+			continue
+		}
+		if kw, _ := sqltext.FirstKeyword(first); kw == sqltext.None {
+			continue
+		}
+		if err := values.Drain(last); err != nil {
+			return nil, err
+		}
+		if last, err = c.runPlain(ctx, first, args, wantRows); err != nil {
+			return nil, err
+		}
+	}
+	return last, nil
+}
+
+// runPlain runs a string in which no transaction begins or ends.
+func (c *conn) runPlain(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (rowSource, error) {
 	kw := sqltext.Other
 	class, known := c.classes.Get(query)
 	if !known {
@@ -319,6 +357,9 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	if err != nil {
 		return nil, err
 	}
+	if c.tx != nil {
+		return c.tx.run(ctx, kw, query, a, wantRows)
+	}
 	m := c.n.readMode(ctx, &c.o)
 	if !known {
 		if class, err = c.class(ctx, m, kw, query); err != nil {
@@ -331,7 +372,7 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	case engine.ClassWrite:
 		return c.write(ctx, query, a, wantRows)
 	}
-	return c.read(ctx, m, query, a)
+	return c.n.read(ctx, c.db, m, query, a, c.pre)
 }
 
 // refusedPragma makes the user's error of a PRAGMA that was refused.
@@ -356,20 +397,11 @@ func (c *conn) class(ctx context.Context, m readMode, kw sqltext.Keyword, query 
 	if class, ok := c.classes.Get(query); ok {
 		return class, nil
 	}
-	if c.tx != nil {
-		m = readMode{level: None} // the snapshot was taken; nobody need be asked again
-	}
 	class, err := c.n.classify(ctx, c.db, m, query)
-	if err != nil {
-		if c.tx != nil && isSQLError(err) {
-			// The snapshot may have what the newest state has not, and its connection
-			// cannot write.
-			return engine.ClassRead, nil
-		}
-		return class, err
+	if err == nil {
+		c.classes.Put(query, class)
 	}
-	c.classes.Put(query, class)
-	return class, nil
+	return class, err
 }
 
 func isSQLError(err error) bool {
@@ -377,26 +409,16 @@ func isSQLError(err error) bool {
 	return errors.As(err, &e)
 }
 
-// read runs a statement string that only reads.
-func (c *conn) read(ctx context.Context, m readMode, query string, args wire.Args) (rowSource, error) {
-	if c.tx != nil {
-		return c.tx.query(ctx, query, args)
-	}
-	return c.n.read(ctx, c.db, m, query, args, c.pre)
-}
-
 // write sends a statement string to the leader and remembers what it did.
 func (c *conn) write(ctx context.Context, query string, args wire.Args, rows bool) (rowSource, error) {
 	switch {
-	case c.tx != nil:
-		return nil, errWriteInReadTx
 	case c.o.readOnly:
 		return nil, &RefusedError{What: "a write", Advice: "the handle was opened with ReadOnly(); open another one without it"}
 	case c.pragmas.QueryOnly:
 		return nil, &RefusedError{What: "a write", Advice: "PRAGMA query_only is on for this connection; set it to off"}
 	}
 	res, err := c.n.write(ctx, c.db, wire.Unit{
-		ForeignKeys: c.pragmas.ForeignKeys, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
+		ForeignKeys: c.pragmas.ForeignKeys, RecursiveTriggers: c.pragmas.RecursiveTriggers, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
 		Statements: []wire.Statement{{SQL: query, Args: args}},
 	})
 	if err != nil {
@@ -427,7 +449,7 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	if err := c.ready(ctx); err != nil {
 		return nil, err
 	}
-	if kw, _ := sqltext.FirstKeyword(query); kw == sqltext.Other {
+	if kw, _ := sqltext.FirstKeyword(query); kw == sqltext.Other && c.tx == nil && !sqltext.HasControl(query) {
 		if _, err := c.class(ctx, c.n.readMode(ctx, &c.o), kw, query); err != nil {
 			return nil, err
 		}

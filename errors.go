@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -31,6 +32,59 @@ var (
 	// ErrNotApplied is what every error wraps that says: nothing happened, try again.
 	ErrNotApplied = errors.New("colmena: not applied")
 )
+
+// Errors of a transaction.
+var (
+	// ErrTxAborted: the transaction has ended without its client's wish, and nothing of it
+	// was applied. *TxAbortedError tells why.
+	ErrTxAborted = errors.New("colmena: transaction aborted")
+)
+
+// TxAbortReason says why a transaction was aborted.
+type TxAbortReason string
+
+// Reasons of aborted transactions.
+const (
+	TxAbortLeader    TxAbortReason = "the leader changed"
+	TxAbortIdle      TxAbortReason = "it was idle for longer than Config.TxIdleTimeout"
+	TxAbortTime      TxAbortReason = "it was open for longer than Config.TxTimeout"
+	TxAbortWait      TxAbortReason = "it waited for the writer for longer than Config.TxWaitTimeout"
+	TxAbortStatement TxAbortReason = "a statement rolled it back"
+	TxAbortRepeat    TxAbortReason = "it could not be repeated as it had run"
+)
+
+// TxAbortedError ends a transaction, or, with TxAbortWait, a write that waited in vain for
+// a transaction to end. Nothing was applied. errors.Is finds ErrTxAborted in it.
+type TxAbortedError struct {
+	Reason TxAbortReason
+	Holder string // for TxAbortWait: who held the writer, for how long, and what it did last
+	Err    error  // what else is known, may be nil
+}
+
+func (e *TxAbortedError) Error() string {
+	s := "colmena: transaction aborted: " + string(e.Reason)
+	if e.Reason == TxAbortWait {
+		s = "colmena: not applied: " + string(e.Reason)
+	}
+	if e.Holder != "" {
+		s += "; it is held by " + e.Holder
+	}
+	if e.Err != nil {
+		s += ": " + strings.TrimPrefix(e.Err.Error(), "colmena: ")
+	}
+	return s
+}
+
+// Is reports whether target is ErrTxAborted, or ErrNotApplied.
+func (e *TxAbortedError) Is(target error) bool {
+	return target == ErrTxAborted || target == ErrNotApplied
+}
+
+// Unwrap returns Err.
+func (e *TxAbortedError) Unwrap() error { return e.Err }
+
+// errNeverApplied: the request whose outcome was asked for was not applied.
+var errNeverApplied = errors.New("colmena: the request was not applied")
 
 // Errors of a read.
 var (

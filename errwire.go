@@ -22,12 +22,21 @@ func errorToWire(err error) *wire.Error {
 		arg  *engine.ArgumentError
 		late *engine.NotReadyError
 		user *SQLError
+		over *engine.AbortedError
 	)
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &w):
 		return w
+	case errors.As(err, &over):
+		w := &wire.Error{Code: wire.ErrTxAborted, Primary: int32(over.Reason), Detail: over.Holder}
+		if over.Cause != nil {
+			w.Msg = over.Cause.Error()
+		}
+		return w
+	case errors.Is(err, engine.ErrNotFound), errors.Is(err, errNeverApplied):
+		return &wire.Error{Code: wire.ErrNotFound, Msg: "the request was not applied"}
 	case errors.As(err, &nd):
 		return &wire.Error{Code: wire.ErrNonDeterministic, Offset: int32(nd.Offset), Msg: nd.Function}
 	case errors.As(err, &ref):
@@ -91,6 +100,10 @@ func errorFromWire(e *wire.Error) error {
 		return &RefusedError{What: e.Msg, Advice: e.Detail}
 	case wire.ErrFunctionNotReady:
 		return &FunctionNotReadyError{Name: e.Msg, Missing: strings.Split(e.Detail, "\n")}
+	case wire.ErrTxAborted:
+		return abortedFromWire(e)
+	case wire.ErrNotFound:
+		return errNeverApplied
 	case wire.ErrTooLarge:
 		return &LimitError{Msg: e.Msg}
 	case wire.ErrNoHandler:
@@ -111,4 +124,17 @@ func errorFromWire(e *wire.Error) error {
 		return &outcomeError{"colmena: " + e.Msg, []error{ErrNotApplied}}
 	}
 	return errors.New("colmena: " + e.Msg)
+}
+
+func abortedFromWire(e *wire.Error) error {
+	reasons := map[engine.AbortReason]TxAbortReason{engine.AbortIdle: TxAbortIdle, engine.AbortTime: TxAbortTime, engine.AbortWait: TxAbortWait,
+		engine.AbortStatement: TxAbortStatement, engine.AbortRepeatable: TxAbortRepeat}
+	a := &TxAbortedError{Reason: TxAbortLeader, Holder: e.Detail}
+	if r, ok := reasons[engine.AbortReason(e.Primary)]; ok {
+		a.Reason = r
+	}
+	if e.Msg != "" {
+		a.Err = errors.New(e.Msg)
+	}
+	return a
 }

@@ -25,6 +25,7 @@ const (
 	methodChange   = "change"
 	methodProgress = "progress"
 	methodForward  = "forward"
+	methodTx       = "tx"
 )
 
 // registerMethods tells the server what this node answers. All but an entrance call
@@ -51,6 +52,7 @@ func (n *Node) registerMethods() {
 	n.server.Handle(methodMark, member(n.serveMarks))
 	n.server.Handle(methodTerm, member(n.serveTerms))
 	n.server.Handle(methodQuery, member(n.serveQuery))
+	n.server.Handle(methodTx, member(n.serveTx))
 	n.server.Handle(methodForward, member(unary(n.serveForward)))
 	n.server.Handle(methodMembers, insider(unary(func(context.Context, []byte) ([]byte, error) {
 		if n.leading.Load() == 0 {

@@ -122,13 +122,6 @@ func TestIsolationLevelsThatCannotBeGivenAreRefused(t *testing.T) {
 			}
 		}
 	}
-	var refused *RefusedError
-	if tx, err := db.Begin(); !errors.As(err, &refused) {
-		if err == nil {
-			_ = tx.Rollback()
-		}
-		t.Errorf("a read-write transaction: %v", err)
-	}
 }
 
 func TestTransactionsEndWithTheNode(t *testing.T) {

@@ -184,7 +184,7 @@ func again(err error) bool {
 // after it was found that no earlier attempt was applied, nor can be any more.
 func judged(err error) bool {
 	switch errorToWire(err).Code {
-	case wire.ErrSQL, wire.ErrDiskFull, wire.ErrNonDeterministic, wire.ErrRefused, wire.ErrFunctionNotReady:
+	case wire.ErrSQL, wire.ErrDiskFull, wire.ErrNonDeterministic, wire.ErrRefused, wire.ErrFunctionNotReady, wire.ErrNotFound:
 		return true
 	}
 	return false

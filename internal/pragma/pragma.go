@@ -14,9 +14,10 @@ import (
 
 // State is what a connection remembers. It belongs to one goroutine at a time.
 type State struct {
-	ForeignKeys bool             // of the connection's own writes
-	QueryOnly   bool             // the connection's writes are refused
-	settings    map[string]int64 // what has no effect beyond being remembered
+	ForeignKeys       bool             // of the connection's own writes
+	RecursiveTriggers bool             // of the connection's own writes
+	QueryOnly         bool             // the connection's writes are refused
+	settings          map[string]int64 // what has no effect beyond being remembered
 }
 
 // Answer is the result of a PRAGMA; the zero value is that of one without a result.
@@ -76,6 +77,8 @@ func (s *State) run(p sqltext.Pragma, alone, inTx bool) (answer *Answer, kw sqlt
 	switch p.Name {
 	case "foreign_keys":
 		return toggle(&s.ForeignKeys, p, inTx) // SQLite ignores it inside a transaction
+	case "recursive_triggers":
+		return toggle(&s.RecursiveTriggers, p, inTx) // it holds for a transaction as a whole
 	case "query_only":
 		return toggle(&s.QueryOnly, p, false)
 	case "journal_mode", "locking_mode", "encoding", "page_size", "auto_vacuum":
@@ -85,8 +88,10 @@ func (s *State) run(p sqltext.Pragma, alone, inTx bool) (answer *Answer, kw sqlt
 			return nil, sqltext.Write, nil
 		}
 	case "defer_foreign_keys":
-		// It lasts to the end of the transaction: of the string it is in, here.
+		// It lasts to the end of the transaction: of the string it is in, outside one.
 		switch {
+		case inTx && p.Set:
+			return nil, sqltext.Write, nil
 		case !alone && p.Set:
 			return nil, sqltext.Write, nil
 		case p.Set:

@@ -2,7 +2,7 @@ package pragma
 
 // heldPragmas are switches that only have the value they hold.
 var heldPragmas = map[string]bool{
-	"recursive_triggers": false, "ignore_check_constraints": false, "legacy_alter_table": false, "writable_schema": false,
+	"ignore_check_constraints": false, "legacy_alter_table": false, "writable_schema": false,
 	"read_uncommitted": false, "reverse_unordered_selects": false, "cell_size_check": false, "fullfsync": false,
 	"checkpoint_fullfsync": false, "automatic_index": true,
 }
