@@ -28,6 +28,7 @@ import (
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -71,7 +72,7 @@ type Node struct {
 	stateMu    sync.Mutex
 	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
 	peers      peerBook
-	requests   requestIDs
+	requests   *requestid.Source
 	senders    senderSet
 	marks      markAskers
 	confirmer  confirmer
@@ -107,7 +108,7 @@ func New(cfg Config) (*Node, error) {
 		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{}), nudges: make(chan nudge, 1)}
 	n.library = n.newLibrary()
 	n.empty = engine.NewEmpty(n.done, n.library)
-	n.requests.register = n.registerOrigin
+	n.requests = requestid.New(n.registerOrigin)
 	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)

@@ -35,17 +35,17 @@ func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResu
 		return wire.UnitResult{}, tooLarge(err)
 	}
 	for {
-		id, lowest, err := n.requests.begin(ctx)
+		id, lowest, err := n.requests.Begin(ctx)
 		if err != nil {
 			return wire.UnitResult{}, notBegun(err)
 		}
-		u.ID, u.Lowest = id, lowest
+		u.ID, u.Lowest = wire.RequestID(id), lowest
 		res, sent, err := n.writeUnit(ctx, db, u)
-		n.requests.end(id)
+		n.requests.End(id)
 		if !isExpired(err) {
 			return res, err
 		}
-		n.requests.expired(id.Origin)
+		n.requests.Expired(id.Origin)
 		if sent {
 			return res, outcomeUnknown(err, "the cluster no longer remembers the request")
 		}
