@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/rowstream"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -395,129 +395,29 @@ func ofTheNode(w *wire.Error) bool {
 }
 
 // queryThere sends a query to a node and waits until its rows begin.
-func (n *Node) queryThere(ctx context.Context, leader string, req *wire.QueryRequest) (rows rowSource, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer func() {
-		if err != nil {
-			cancel()
-		}
-	}()
-	st, err := n.client.Open(ctx, leader, methodQuery)
+func (n *Node) queryThere(ctx context.Context, node string, req *wire.QueryRequest) (rowSource, error) {
+	open := func(ctx context.Context) (rowstream.Stream, error) { return n.client.Open(ctx, node, methodQuery) }
+	rows, err := rowstream.Ask(ctx, open, node, req, brokenResult)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = st.Close()
-		}
-	}()
-	if err := st.Send(req.Append(nil)); err != nil {
-		return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
-	}
-	b, err := st.Recv()
-	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: there is no answer", rpc.ErrInterrupted)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var head wire.RowsHeader
-	if err := head.Decode(b); err != nil {
-		return nil, err
-	}
-	if head.Err != nil {
-		return nil, head.Err
-	}
-	return &remoteRows{st: st, from: leader, ctx: ctx, cancel: cancel, columns: head.Columns, row: make([]wire.Value, len(head.Columns))}, nil
+	return rows, nil
 }
 
-// remoteRows reads a stream of rows.
-type remoteRows struct {
-	st      *rpc.Stream
-	from    string // the node that runs the query
-	ctx     context.Context
-	cancel  context.CancelFunc
-	columns []wire.Column
-	chunk   wire.RowsChunk
-	data    []byte
-	left    int
-	row     []wire.Value
-	err     error // what Next goes on returning
-}
-
-func (r *remoteRows) Columns() []wire.Column { return r.columns }
-func (r *remoteRows) Value(i int) wire.Value { return r.row[i] }
-
-func (r *remoteRows) Next() (bool, error) {
-	for r.left == 0 {
-		if r.err != nil || r.chunk.Last && r.chunk.Err == nil {
-			return false, r.err
-		}
-		if err := r.receive(); err != nil {
-			r.err = r.broken(err)
-		}
-	}
-	r.left--
-	for i := range r.row {
-		v, rest, err := wire.ReadValue(r.data)
-		if err != nil {
-			r.left, r.err = 0, r.broken(err)
-			return false, r.err
-		}
-		r.row[i], r.data = v, rest
-	}
-	return true, nil
-}
-
-// receive takes the next chunk. The error that a chunk carries comes after its rows.
-func (r *remoteRows) receive() error {
-	if r.chunk.Err != nil {
-		return r.chunk.Err
-	}
-	b, err := r.st.Recv()
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return err
-	}
-	r.chunk = wire.RowsChunk{}
-	if err := r.chunk.Decode(b); err != nil {
-		return err
-	}
-	r.data, r.left = r.chunk.Data, r.chunk.N
-	return nil
-}
-
-// broken makes the user's error of a result that ended before its last row. That the
-// other node was closed, or has halted, must not look like a state of this one.
-func (r *remoteRows) broken(err error) error {
-	if ctx := r.ctx.Err(); ctx != nil {
-		return ctx
-	}
+// brokenResult makes the user's error of a result that ended before its last row. That
+// the other node was closed, or has halted, must not look like a state of this one.
+func brokenResult(node string, err error) error {
 	var w *wire.Error
 	if errors.As(err, &w) && !ofTheNode(w) {
 		return errorFromWire(w)
 	}
-	return &outcomeError{fmt.Sprintf("colmena: node %q ended the result before its last row: %v", r.from, err), []error{ErrNotApplied}}
+	return &outcomeError{fmt.Sprintf("colmena: node %q ended the result before its last row: %v", node, err), []error{ErrNotApplied}}
 }
-
-func (r *remoteRows) Close() error {
-	r.cancel()
-	return r.st.Close()
-}
-
-// chunkBytes is about how much of a result is sent, and held in memory, at a time.
-const chunkBytes = 64 << 10
 
 // serveQuery runs a follower's query on the leader.
 func (n *Node) serveQuery(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
-	b, err := st.Recv()
+	req, err := rowstream.Receive(st)
 	if err != nil {
-		return err
-	}
-	var req wire.QueryRequest
-	if err := req.Decode(b); err != nil {
 		return err
 	}
 	level := ConsistencyLevel(req.Level)
@@ -526,37 +426,8 @@ func (n *Node) serveQuery(ctx context.Context, _ wire.Hello, st *rpc.Stream) err
 	}
 	rows, err := n.read(ctx, req.DB, readMode{level: level}, req.Statement.SQL, req.Statement.Args, req.Pre)
 	if err != nil {
-		head := wire.RowsHeader{Err: errorToWire(err)}
-		return st.Send(head.Append(nil))
+		return rowstream.Refuse(st, errorToWire(err))
 	}
 	defer rows.Close()
-	head := wire.RowsHeader{Columns: rows.Columns()}
-	if err := st.Send(head.Append(nil)); err != nil {
-		return err
-	}
-	return sendRows(st, rows, len(head.Columns))
-}
-
-func sendRows(st *rpc.Stream, rows rowSource, columns int) error {
-	var data, frame []byte
-	for {
-		chunk := wire.RowsChunk{}
-		data = data[:0]
-		for len(data) < chunkBytes {
-			ok, err := rows.Next()
-			if err != nil || !ok {
-				chunk.Last, chunk.Err = true, errorToWire(err)
-				break
-			}
-			for i := range columns {
-				data = wire.AppendValue(data, rows.Value(i))
-			}
-			chunk.N++
-		}
-		chunk.Data = data
-		frame = chunk.Append(frame[:0])
-		if err := st.Send(frame); err != nil || chunk.Last {
-			return err
-		}
-	}
+	return rowstream.Send(st, rows, errorToWire)
 }

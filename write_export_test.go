@@ -35,8 +35,7 @@ func (n *Node) QueryAt(ctx context.Context, node, sql string) (rows int, err err
 
 // BrokenResult is the error of a result that another node ended with an error.
 func BrokenResult(code wire.ErrorCode) error {
-	r := &remoteRows{from: "other", ctx: context.Background()}
-	return r.broken(&wire.Error{Code: code, Msg: "over there"})
+	return brokenResult("other", &wire.Error{Code: code, Msg: "over there"})
 }
 
 // Frames tells the sizes of the frames in which units are sent.
