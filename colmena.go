@@ -28,6 +28,7 @@ import (
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/outbox"
 	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
@@ -73,7 +74,7 @@ type Node struct {
 	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
 	peers      peerBook
 	requests   *requestid.Source
-	senders    senderSet
+	outbox     *outbox.Outbox // writes on their way to the leader
 	marks      markAskers
 	confirmer  confirmer
 	proven     provenStates
@@ -109,7 +110,8 @@ func New(cfg Config) (*Node, error) {
 	n.library = n.newLibrary()
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests = requestid.New(n.registerOrigin)
-	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
+	n.outbox = n.newOutbox()
+	n.peers.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {

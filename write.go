@@ -114,14 +114,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		if local {
 			res, maybe, err = n.writeHere(ctx, db, u)
 		} else {
-			n.count.forwarded.Add(1)
-			res, maybe, err = n.senders.send(ctx, leader, db, u)
-			if err == nil && res.Err != nil {
-				err, maybe = res.Err, res.Err.Code == wire.ErrOutcomeUnknown
-			}
-			if err == nil {
-				n.acked.note(db, res.Mark.Index)
-			}
+			res, maybe, err = n.sendWrite(ctx, leader, db, u)
 		}
 		switch {
 		case err == nil:

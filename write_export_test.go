@@ -38,19 +38,6 @@ func BrokenResult(code wire.ErrorCode) error {
 	return brokenResult("other", &wire.Error{Code: code, Msg: "over there"})
 }
 
-// Frames tells the sizes of the frames in which units are sent.
-func Frames(units []wire.Unit) (sizes []int) {
-	sn := &sender{out: map[uint64]*outgoing{}, unanswered: map[uint64]bool{}}
-	for _, u := range units {
-		sn.queue = append(sn.queue, &outgoing{db: DefaultDatabase, unit: u})
-	}
-	for len(sn.queue) > 0 {
-		sizes = append(sizes, len(sn.take(nil)))
-		clear(sn.unanswered)
-	}
-	return sizes
-}
-
 // FutureEndsWithRaft reports whether what waits for an entry is told of raft's end.
 func (n *Node) FutureEndsWithRaft() bool {
 	f := n.raft.Barrier(0)
