@@ -49,7 +49,7 @@ func (n *Node) sendWrite(ctx context.Context, leader, db string, u wire.Unit) (r
 		err, maybe = res.Err, res.Err.Code == wire.ErrOutcomeUnknown
 	}
 	if err == nil {
-		n.acked.note(db, res.Mark.Index)
+		n.fresh.Acknowledged(db, res.Mark.Index)
 	}
 	return res, maybe, err
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
 	"github.com/mentasystems/colmena/internal/outbox"
@@ -75,11 +76,7 @@ type Node struct {
 	peers      peerBook
 	requests   *requestid.Source
 	outbox     *outbox.Outbox // writes on their way to the leader
-	marks      markAskers
-	confirmer  confirmer
-	proven     provenStates
-	delivery   delivery
-	acked      ackedMarks
+	fresh      *freshness.Gauge
 	handlers   handlerSet
 	hooks      *hookQueue
 	nudges     chan nudge
@@ -111,7 +108,7 @@ func New(cfg Config) (*Node, error) {
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests = requestid.New(n.registerOrigin)
 	n.outbox = n.newOutbox()
-	n.peers.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n
+	n.peers.n = n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
@@ -146,7 +143,7 @@ func (n *Node) openDirectory() error {
 
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
-	n.hooks = newHookQueue(n)
+	n.hooks, n.fresh = newHookQueue(n), n.newGauge()
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
@@ -360,7 +357,7 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	}
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
-		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.confirmTerm,
+		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.fresh.ConfirmTerm,
 		Halt:    func(err error) { n.replicaHalted(n.dbs.NameOf(incarnation, shown), err) },
 		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.NameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
 		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,

@@ -8,7 +8,6 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -231,31 +230,18 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 func (n *Node) catchUp(ctx context.Context) error {
 	// The system database comes first: it says which others there are.
-	sys := n.dbs.System()
-	if err := n.catchUpWith(ctx, sys); err != nil {
+	if err := n.fresh.CatchUp(ctx, systemName, n.dbs.System()); err != nil {
 		return err
 	}
-	if err := n.settled(ctx, sys.Mark().Index); err != nil {
+	if err := n.fresh.AwaitSystem(ctx); err != nil {
 		return err
 	}
 	for _, d := range n.dbs.All() {
-		if err := n.catchUpWith(ctx, d); err != nil {
+		if err := n.fresh.CatchUp(ctx, d.Name(), d); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (n *Node) catchUpWith(ctx context.Context, d *engine.DB) error {
-	name, asked := d.Name(), time.Now()
-	m, err := n.leaderMark(ctx, name, false)
-	if err == nil {
-		err = d.WaitMark(ctx, m.Index)
-	}
-	if err == nil && m.reached(d) {
-		n.proven.note(name, asked)
-	}
-	return err
 }
 
 // IsLeader reports whether this node leads and takes writes.
@@ -316,7 +302,17 @@ func (n *Node) handOver(ctx context.Context) {
 
 // otherVoters reports whether anybody else could lead.
 func (n *Node) otherVoters() bool {
-	return slices.ContainsFunc(n.servers(), func(s raft.Server) bool { return s.Suffrage == raft.Voter && string(s.ID) != n.id.NodeID })
+	return slices.ContainsFunc(n.voters(), func(id string) bool { return id != n.id.NodeID })
+}
+
+// voters are the IDs of those who vote.
+func (n *Node) voters() (ids []string) {
+	for _, s := range n.servers() {
+		if s.Suffrage == raft.Voter {
+			ids = append(ids, string(s.ID))
+		}
+	}
+	return ids
 }
 
 // servers is raft's present configuration.

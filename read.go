@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/rowstream"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -16,10 +17,10 @@ import (
 const (
 	// localPatience is how long a read waits for this node to reach the leader's mark
 	// before the leader runs it.
-	localPatience = 20 * time.Millisecond
+	localPatience = freshness.LocalPatience
 	// ownWritesPatience is how long a read at level None waits for this node's own
 	// acknowledged writes.
-	ownWritesPatience = 2 * time.Second
+	ownWritesPatience = freshness.OwnWritesPatience
 )
 
 // read runs a statement string that only reads, at the mode's level, here or on the
@@ -183,120 +184,20 @@ func (n *Node) freshenHere(ctx context.Context, db string, m readMode) error {
 // behind the leader it returns the leader instead.
 func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader string, err error) {
 	if m.minIndex > 0 {
-		if err := n.awaitIndex(ctx, db, m.minIndex); err != nil {
+		if err := n.fresh.AwaitIndex(ctx, db, m.minIndex); err != nil {
 			return "", err
 		}
 	}
-	if m.stale > 0 {
-		return "", n.checkStaleness(ctx, db, m.stale)
+	switch {
+	case m.stale > 0:
+		return "", n.fresh.Prove(ctx, db, m.stale)
+	case m.level == None:
+		return "", n.fresh.AwaitOwnWrites(ctx, db)
+	case m.level == Weak && n.leading.Load() != 0:
+		return "", n.fresh.AwaitSystem(ctx)
 	}
-	if m.level == None {
-		return "", n.awaitOwnWrites(ctx, db)
-	}
-	if m.level == Weak && n.leading.Load() != 0 {
-		return "", n.settled(ctx, n.dbs.System().Mark().Index)
-	}
-	asked := time.Now()
-	mark, err := n.leaderMark(ctx, db, m.level == Strong)
-	if err != nil {
-		return "", readError(err)
-	}
-	leader, err = n.reachMark(ctx, db, mark)
-	if err == nil && leader == "" {
-		n.proven.note(db, asked)
-	}
-	return leader, err
-}
-
-// reachMark waits a moment until this node stands where the leader stood, or names the
-// leader.
-func (n *Node) reachMark(ctx context.Context, db string, at position) (leader string, err error) {
-	watch := n.dbs.Watch()
-	d := n.dbs.Get(db)
-	if at.reached(d) {
-		return "", nil
-	}
-	short, cancel := context.WithTimeout(ctx, localPatience)
-	defer cancel()
-	if !at.same(d) {
-		select {
-		case <-watch:
-			d = n.dbs.Get(db)
-		case <-short.Done():
-		}
-	}
-	if at.reached(d) || at.same(d) && d.WaitMark(short, at.Index) == nil {
-		return "", nil
-	}
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
-	id, local, ok := n.leader()
-	if !ok || local {
-		return n.id.NodeID, nil // ask again
-	}
-	return id, nil
-}
-
-// same reports whether a database is the one that the leader spoke of.
-func (p position) same(d *engine.DB) bool { return d != nil && d.Incarnation() == p.incarnation }
-
-// reached reports whether a database, nil for none, holds what the leader's did.
-func (p position) reached(d *engine.DB) bool {
-	if d == nil {
-		return p == position{}
-	}
-	return p.same(d) && d.Mark().Index >= p.Index
-}
-
-// awaitOwnWrites waits until this node has applied what it acknowledged itself (H24).
-func (n *Node) awaitOwnWrites(ctx context.Context, db string) error {
-	index := n.acked.get(db)
-	if index == 0 {
-		return nil
-	}
-	d := n.dbs.Get(db)
-	if d != nil && d.Mark().Index >= index {
-		return nil
-	}
-	short, cancel := context.WithTimeout(ctx, ownWritesPatience)
-	defer cancel()
-	if err := n.awaitIndex(short, db, index); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("%w: this node has not yet received its own acknowledged write, entry %d, and cannot reach the leader; WithMaxStaleness or a later try may do", ErrNotCaughtUp, index)
-	}
-	return nil
-}
-
-// awaitIndex waits until this node has applied everything up to index to db.
-func (n *Node) awaitIndex(ctx context.Context, db string, index uint64) error {
-	for {
-		d := n.dbs.Get(db)
-		if d != nil && d.Mark().Index >= index {
-			return nil
-		}
-		if n.applied.Load() >= index {
-			if d == nil {
-				return nil
-			}
-			return d.Drain(ctx)
-		}
-		wait, cancel := context.WithTimeout(ctx, localPatience)
-		if d != nil {
-			_ = d.WaitMark(wait, index)
-		} else {
-			<-wait.Done()
-		}
-		cancel()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("%w: entry %d is not here yet: %w", ErrNotCaughtUp, index, err)
-		}
-		if n.isClosed() {
-			return ErrClosed
-		}
-	}
+	leader, err = n.fresh.Reach(ctx, db, m.level == Strong)
+	return leader, readError(err)
 }
 
 // readError makes the user's error of one that a read met.

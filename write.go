@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
@@ -218,7 +216,7 @@ func (n *Node) writeHere(ctx context.Context, db string, u wire.Unit) (res wire.
 	}
 	res, err = d.Exec(ctx, u)
 	if err == nil && d.Mark().Index < res.Mark.Index {
-		n.acked.note(db, res.Mark.Index) // replicated, and this node could not commit it
+		n.fresh.Acknowledged(db, res.Mark.Index) // replicated, and this node could not commit it
 	}
 	return res, errors.Is(err, engine.ErrUnknown), err
 }
@@ -294,7 +292,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 	// Done is done; that this node's own reads at level None see it is worth a wait.
 	short, cancel := context.WithTimeout(ctx, ownWritesPatience)
 	defer cancel()
-	_ = n.settled(short, res.Mark.Index)
+	_ = n.fresh.AwaitSet(short, res.Mark.Index)
 	return nil
 }
 
@@ -307,29 +305,4 @@ func (n *Node) Databases() []string {
 		}
 	}
 	return names
-}
-
-// ackedMarks remembers how far this node's own acknowledged writes go, per database:
-// a read at level None waits for them (H24).
-type ackedMarks struct{ m sync.Map }
-
-func (a *ackedMarks) note(db string, index uint64) {
-	v, ok := a.m.Load(db)
-	if !ok {
-		v, _ = a.m.LoadOrStore(db, new(atomic.Uint64))
-	}
-	at := v.(*atomic.Uint64)
-	for {
-		have := at.Load()
-		if have >= index || at.CompareAndSwap(have, index) {
-			return
-		}
-	}
-}
-
-func (a *ackedMarks) get(db string) uint64 {
-	if v, ok := a.m.Load(db); ok {
-		return v.(*atomic.Uint64).Load()
-	}
-	return 0
 }
