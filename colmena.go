@@ -29,6 +29,7 @@ import (
 	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/outbox"
 	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/rpc"
@@ -79,7 +80,7 @@ type Node struct {
 	fresh      *freshness.Gauge
 	handlers   handlerSet
 	hooks      *hookQueue
-	nudges     chan nudge
+	nudges     *nudge.Nudger
 	count      nodeCounters
 
 	halted atomic.Pointer[error]
@@ -103,11 +104,11 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
-		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{}), nudges: make(chan nudge, 1)}
+		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{})}
 	n.library = n.newLibrary()
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests = requestid.New(n.registerOrigin)
-	n.outbox = n.newOutbox()
+	n.outbox, n.nudges = n.newOutbox(), n.newNudger()
 	n.peers.n = n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
@@ -336,7 +337,7 @@ func (n *Node) serve() error {
 	n.cleanup.Add(n.stopGroup)
 	n.group.Go("leadership", n.watchLeadership)
 	n.group.Go("hooks", n.hooks.run)
-	n.group.Go("nudge", n.runNudges)
+	n.group.Go("nudge", n.nudges.Run)
 	n.group.Go("revive", n.reviveReplicas)
 	if n.cfg.Setup != nil {
 		if err := n.cfg.Setup(n); err != nil {

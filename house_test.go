@@ -23,7 +23,8 @@ func level(pkg string) int {
 	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership",
 		"internal/requestid", "internal/promtext":
 		return 0
-	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
+	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot",
+		"internal/nudge":
 		return 1
 	case "internal/freshness", "internal/rowstream", "internal/outbox":
 		return 2
