@@ -75,12 +75,12 @@ type Node struct {
 	stateMu    sync.Mutex
 	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
 	peers      peerBook
-	requests   *requestid.Source
-	outbox     *outbox.Outbox // writes on their way to the leader
-	fresh      *freshness.Gauge
+	requests   *requestid.Source // names writes, so that each happens once
+	outbox     *outbox.Outbox    // writes on their way to the leader
+	fresh      *freshness.Gauge  // proves how fresh this node's databases are
 	handlers   handlerSet
 	hooks      *hookQueue
-	nudges     *nudge.Nudger
+	nudges     *nudge.Nudger // tells followers what was committed
 	count      nodeCounters
 
 	halted atomic.Pointer[error]
