@@ -100,23 +100,23 @@ func (n *Node) serveTx(ctx context.Context, _ wire.Hello, st *rpc.Stream) error 
 // is asked what became of it. over is false if a constraint keeps the transaction open.
 func (n *Node) commitInteractive(ctx context.Context, db string, tx interactive.Tx) (over bool, err error) {
 	for {
-		id, lowest, err := n.requests.begin(ctx)
+		id, lowest, err := n.requests.Begin(ctx)
 		if err != nil {
 			tx.Abort()
 			return true, notBegun(err)
 		}
-		res := tx.Commit(ctx, id, lowest)
+		res := tx.Commit(ctx, wire.RequestID(id), lowest)
 		if errors.Is(res.Err, engine.ErrUnknown) || isWireCode(res.Err, wire.ErrOutcomeUnknown) {
-			res.Mark, res.Err = n.resolve(ctx, db, id, lowest, res.Err)
+			res.Mark, res.Err = n.resolve(ctx, db, wire.RequestID(id), lowest, res.Err)
 			res.Over = true
 		}
-		n.requests.end(id)
+		n.requests.End(id)
 		switch {
 		case isExpired(res.Err) && !res.Over:
-			n.requests.expired(id.Origin)
+			n.requests.Expired(id.Origin)
 			continue
 		case res.Err == nil:
-			n.acked.note(db, res.Mark.Index)
+			n.fresh.Acknowledged(db, res.Mark.Index)
 			return true, nil
 		}
 		return res.Over, n.txStatementError(res.Err)

@@ -26,8 +26,12 @@ import (
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/nudge"
+	"github.com/mentasystems/colmena/internal/outbox"
+	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -71,16 +75,12 @@ type Node struct {
 	stateMu    sync.Mutex
 	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
 	peers      peerBook
-	requests   requestIDs
-	senders    senderSet
-	marks      markAskers
-	confirmer  confirmer
-	proven     provenStates
-	delivery   delivery
-	acked      ackedMarks
+	requests   *requestid.Source // names writes, so that each happens once
+	outbox     *outbox.Outbox    // writes on their way to the leader
+	fresh      *freshness.Gauge  // proves how fresh this node's databases are
 	handlers   handlerSet
 	hooks      *hookQueue
-	nudges     chan nudge
+	nudges     *nudge.Nudger // tells followers what was committed
 	count      nodeCounters
 
 	halted atomic.Pointer[error]
@@ -104,11 +104,12 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
-		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{}), nudges: make(chan nudge, 1)}
+		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{})}
 	n.library = n.newLibrary()
 	n.empty = engine.NewEmpty(n.done, n.library)
-	n.requests.register = n.registerOrigin
-	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
+	n.requests = requestid.New(n.registerOrigin)
+	n.outbox, n.nudges = n.newOutbox(), n.newNudger()
+	n.peers.n = n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
@@ -143,7 +144,7 @@ func (n *Node) openDirectory() error {
 
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
-	n.hooks = newHookQueue(n)
+	n.hooks, n.fresh = newHookQueue(n), n.newGauge()
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
@@ -336,7 +337,7 @@ func (n *Node) serve() error {
 	n.cleanup.Add(n.stopGroup)
 	n.group.Go("leadership", n.watchLeadership)
 	n.group.Go("hooks", n.hooks.run)
-	n.group.Go("nudge", n.runNudges)
+	n.group.Go("nudge", n.nudges.Run)
 	n.group.Go("revive", n.reviveReplicas)
 	if n.cfg.Setup != nil {
 		if err := n.cfg.Setup(n); err != nil {
@@ -357,7 +358,7 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	}
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
-		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.confirmTerm,
+		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.fresh.ConfirmTerm,
 		Halt:    func(err error) { n.replicaHalted(n.dbs.NameOf(incarnation, shown), err) },
 		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.NameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
 		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,

@@ -29,7 +29,7 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		if l.Type == raft.LogCommand {
 			f.deliver(l)
 		}
-		f.n.delivery.delivered(l.Index)
+		f.n.delivered(l.Index)
 	}
 	return make([]any, len(logs))
 }

@@ -201,22 +201,3 @@ func (q *hookQueue) call(ev ApplyEvent) {
 	}()
 	q.n.cfg.OnApply(ev)
 }
-
-// nudge asks for followers to be told that mark was committed; the newest one counts.
-func (n *Node) nudge(mark wire.Mark) {
-	g := nudge{mark: mark, term: n.leading.Load()}
-	if g.mark.Term != g.term || n.net == nil {
-		return
-	}
-	for {
-		select {
-		case n.nudges <- g:
-			return
-		default:
-		}
-		select {
-		case <-n.nudges:
-		default:
-		}
-	}
-}

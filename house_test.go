@@ -20,11 +20,13 @@ const module = "github.com/mentasystems/colmena"
 // import each other.
 func level(pkg string) int {
 	switch pkg {
-	case "internal/sqlite", "internal/sqltext", "internal/times", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership":
+	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership", "internal/sqltext", "internal/times",
+		"internal/requestid", "internal/promtext", "internal/hooks", "internal/ownwrites", "internal/identity":
 		return 0
-	case "internal/engine", "internal/pragma", "internal/values", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
+	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/pragma", "internal/values",
+		"internal/nudge":
 		return 1
-	case "internal/interactive":
+	case "internal/interactive", "internal/freshness", "internal/rowstream", "internal/outbox", "internal/catalogue", "internal/plainfile", "internal/members":
 		return 2
 	case ".":
 		return 3

@@ -8,7 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
-	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -231,31 +231,18 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 func (n *Node) catchUp(ctx context.Context) error {
 	// The system database comes first: it says which others there are.
-	sys := n.dbs.System()
-	if err := n.catchUpWith(ctx, sys); err != nil {
+	if err := n.fresh.CatchUp(ctx, systemName, n.dbs.System()); err != nil {
 		return err
 	}
-	if err := n.settled(ctx, sys.Mark().Index); err != nil {
+	if err := n.fresh.AwaitSystem(ctx); err != nil {
 		return err
 	}
 	for _, d := range n.dbs.All() {
-		if err := n.catchUpWith(ctx, d); err != nil {
+		if err := n.fresh.CatchUp(ctx, d.Name(), d); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (n *Node) catchUpWith(ctx context.Context, d *engine.DB) error {
-	name, asked := d.Name(), time.Now()
-	m, err := n.leaderMark(ctx, name, false)
-	if err == nil {
-		err = d.WaitMark(ctx, m.Index)
-	}
-	if err == nil && m.reached(d) {
-		n.proven.note(name, asked)
-	}
-	return err
 }
 
 // IsLeader reports whether this node leads and takes writes.
@@ -316,7 +303,17 @@ func (n *Node) handOver(ctx context.Context) {
 
 // otherVoters reports whether anybody else could lead.
 func (n *Node) otherVoters() bool {
-	return slices.ContainsFunc(n.servers(), func(s raft.Server) bool { return s.Suffrage == raft.Voter && string(s.ID) != n.id.NodeID })
+	return slices.ContainsFunc(n.voters(), func(id string) bool { return id != n.id.NodeID })
+}
+
+// voters are the IDs of those who vote.
+func (n *Node) voters() (ids []string) {
+	for _, s := range n.servers() {
+		if s.Suffrage == raft.Voter {
+			ids = append(ids, string(s.ID))
+		}
+	}
+	return ids
 }
 
 // servers is raft's present configuration.
@@ -328,55 +325,36 @@ func (n *Node) servers() []raft.Server {
 	return f.Configuration().Servers
 }
 
-// A nudge tells followers what was committed.
-type nudge struct {
-	mark wire.Mark
-	term uint64
+// newNudger makes what tells followers at once what was committed.
+func (n *Node) newNudger() *nudge.Nudger {
+	return nudge.New(nudge.Config{Term: n.leading.Load, Followers: n.followers, Send: n.sendNudge, Done: n.done})
 }
 
-// runNudges tells followers at once what was committed: raft would tell them with the
-// next entry, or after its CommitTimeout. It sends what raft itself sends, an
-// AppendEntries without entries, in the name of the term in which the commit was seen.
-func (n *Node) runNudges(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case g := <-n.nudges:
-			if n.leading.Load() == g.term {
-				n.sendNudge(g)
-			}
-		}
+// nudge asks for followers to be told that mark was committed.
+func (n *Node) nudge(mark wire.Mark) {
+	if n.net != nil {
+		n.nudges.Committed(mark)
 	}
 }
 
-func (n *Node) sendNudge(g nudge) {
+// sendNudge sends what raft itself sends, an AppendEntries without entries.
+func (n *Node) sendNudge(id string, committed wire.Mark) bool {
+	self := raft.ServerID(n.id.NodeID)
 	req := &raft.AppendEntriesRequest{
-		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.id.NodeID), Addr: n.raftNet.EncodePeer(raft.ServerID(n.id.NodeID), raft.ServerAddress(n.id.NodeID))},
-		Term:      g.term, PrevLogEntry: g.mark.Index, PrevLogTerm: g.mark.Term, LeaderCommitIndex: g.mark.Index,
+		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(self), Addr: n.raftNet.EncodePeer(self, raft.ServerAddress(self))},
+		Term:      committed.Term, PrevLogEntry: committed.Index, PrevLogTerm: committed.Term, LeaderCommitIndex: committed.Index,
 	}
-	done := make(chan struct{}, 16)
-	sent := 0
+	var resp raft.AppendEntriesResponse
+	err := n.raftNet.AppendEntries(raft.ServerID(id), raft.ServerAddress(id), req, &resp)
+	return err == nil && resp.Success
+}
+
+// followers are the IDs of the other nodes, learners among them.
+func (n *Node) followers() (ids []string) {
 	for _, s := range n.servers() {
-		if string(s.ID) == n.id.NodeID || !n.peers.nudgeable(string(s.ID)) {
-			continue
-		}
-		sent++
-		go func() {
-			var resp raft.AppendEntriesResponse
-			err := n.raftNet.AppendEntries(s.ID, s.Address, req, &resp)
-			n.peers.nudged(string(s.ID), err == nil && resp.Success)
-			select {
-			case done <- struct{}{}:
-			default:
-			}
-		}()
-	}
-	// The next nudge waits for the quickest answer only: a slow follower has its own.
-	if sent > 0 {
-		select {
-		case <-done:
-		case <-n.done:
+		if string(s.ID) != n.id.NodeID {
+			ids = append(ids, string(s.ID))
 		}
 	}
+	return ids
 }

@@ -71,7 +71,7 @@ const loadCleanup = 5 * time.Second
 
 func (n *Node) load(ctx context.Context, name string, plain *engine.Plain) error {
 	hidden := n.hiddenName(name)
-	defer n.acked.m.Delete(hidden)
+	defer n.fresh.Forget(hidden)
 	if err := n.beginLoad(ctx, name, hidden); err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (n *Node) finishLoad(ctx context.Context, name, hidden string) error {
 	wait, cancel := context.WithTimeout(ctx, ownWritesPatience)
 	defer cancel()
 	if n.awaitApplied(wait, res.Mark.Index) != nil {
-		n.acked.note(name, res.Mark.Index)
+		n.fresh.Acknowledged(name, res.Mark.Index)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -18,8 +17,6 @@ type peerBook struct {
 
 	mu      sync.Mutex
 	heardOf map[string]wire.Hello
-	mute    map[string]time.Time // no nudges until
-	nudging map[string]bool      // a nudge is on its way
 }
 
 // resolve gives raft and the callers a member's address. The incarnation is the one on
@@ -59,37 +56,6 @@ func (p *peerBook) forget(id string) {
 	p.mu.Unlock()
 	if p.n.client != nil {
 		p.n.client.Drop(id)
-	}
-}
-
-// nudgeable reports whether a follower may be nudged: one that could not be reached, or
-// lags, is left to raft for a while.
-func (p *peerBook) nudgeable(id string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.nudging[id] || time.Now().Before(p.mute[id]) {
-		return false
-	}
-	if p.nudging == nil {
-		p.nudging = map[string]bool{}
-	}
-	p.nudging[id] = true // one at a time: a follower that hangs must not gather them
-	return true
-}
-
-const nudgePause = 200 * time.Millisecond
-
-func (p *peerBook) nudged(id string, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.nudging, id)
-	if p.mute == nil {
-		p.mute = map[string]time.Time{}
-	}
-	if !ok {
-		p.mute[id] = time.Now().Add(nudgePause)
-	} else {
-		delete(p.mute, id)
 	}
 }
 

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/freshness"
+	"github.com/mentasystems/colmena/internal/rowstream"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -16,10 +17,10 @@ import (
 const (
 	// localPatience is how long a read waits for this node to reach the leader's mark
 	// before the leader runs it.
-	localPatience = 20 * time.Millisecond
+	localPatience = freshness.LocalPatience
 	// ownWritesPatience is how long a read at level None waits for this node's own
 	// acknowledged writes.
-	ownWritesPatience = 2 * time.Second
+	ownWritesPatience = freshness.OwnWritesPatience
 )
 
 // read runs a statement string that only reads, at the mode's level, here or on the
@@ -172,120 +173,20 @@ func (n *Node) freshenHere(ctx context.Context, db string, m readMode) error {
 // behind the leader it returns the leader instead.
 func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader string, err error) {
 	if m.minIndex > 0 {
-		if err := n.awaitIndex(ctx, db, m.minIndex); err != nil {
+		if err := n.fresh.AwaitIndex(ctx, db, m.minIndex); err != nil {
 			return "", err
 		}
 	}
-	if m.stale > 0 {
-		return "", n.checkStaleness(ctx, db, m.stale)
+	switch {
+	case m.stale > 0:
+		return "", n.fresh.Prove(ctx, db, m.stale)
+	case m.level == None:
+		return "", n.fresh.AwaitOwnWrites(ctx, db)
+	case m.level == Weak && n.leading.Load() != 0:
+		return "", n.fresh.AwaitSystem(ctx)
 	}
-	if m.level == None {
-		return "", n.awaitOwnWrites(ctx, db)
-	}
-	if m.level == Weak && n.leading.Load() != 0 {
-		return "", n.settled(ctx, n.dbs.System().Mark().Index)
-	}
-	asked := time.Now()
-	mark, err := n.leaderMark(ctx, db, m.level == Strong)
-	if err != nil {
-		return "", readError(err)
-	}
-	leader, err = n.reachMark(ctx, db, mark)
-	if err == nil && leader == "" {
-		n.proven.note(db, asked)
-	}
-	return leader, err
-}
-
-// reachMark waits a moment until this node stands where the leader stood, or names the
-// leader.
-func (n *Node) reachMark(ctx context.Context, db string, at position) (leader string, err error) {
-	watch := n.dbs.Watch()
-	d := n.dbs.Get(db)
-	if at.reached(d) {
-		return "", nil
-	}
-	short, cancel := context.WithTimeout(ctx, localPatience)
-	defer cancel()
-	if !at.same(d) {
-		select {
-		case <-watch:
-			d = n.dbs.Get(db)
-		case <-short.Done():
-		}
-	}
-	if at.reached(d) || at.same(d) && d.WaitMark(short, at.Index) == nil {
-		return "", nil
-	}
-	if err := ctx.Err(); err != nil {
-		return "", err
-	}
-	id, local, ok := n.leader()
-	if !ok || local {
-		return n.id.NodeID, nil // ask again
-	}
-	return id, nil
-}
-
-// same reports whether a database is the one that the leader spoke of.
-func (p position) same(d *engine.DB) bool { return d != nil && d.Incarnation() == p.incarnation }
-
-// reached reports whether a database, nil for none, holds what the leader's did.
-func (p position) reached(d *engine.DB) bool {
-	if d == nil {
-		return p == position{}
-	}
-	return p.same(d) && d.Mark().Index >= p.Index
-}
-
-// awaitOwnWrites waits until this node has applied what it acknowledged itself (H24).
-func (n *Node) awaitOwnWrites(ctx context.Context, db string) error {
-	index := n.acked.get(db)
-	if index == 0 {
-		return nil
-	}
-	d := n.dbs.Get(db)
-	if d != nil && d.Mark().Index >= index {
-		return nil
-	}
-	short, cancel := context.WithTimeout(ctx, ownWritesPatience)
-	defer cancel()
-	if err := n.awaitIndex(short, db, index); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("%w: this node has not yet received its own acknowledged write, entry %d, and cannot reach the leader; WithMaxStaleness or a later try may do", ErrNotCaughtUp, index)
-	}
-	return nil
-}
-
-// awaitIndex waits until this node has applied everything up to index to db.
-func (n *Node) awaitIndex(ctx context.Context, db string, index uint64) error {
-	for {
-		d := n.dbs.Get(db)
-		if d != nil && d.Mark().Index >= index {
-			return nil
-		}
-		if n.applied.Load() >= index {
-			if d == nil {
-				return nil
-			}
-			return d.Drain(ctx)
-		}
-		wait, cancel := context.WithTimeout(ctx, localPatience)
-		if d != nil {
-			_ = d.WaitMark(wait, index)
-		} else {
-			<-wait.Done()
-		}
-		cancel()
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("%w: entry %d is not here yet: %w", ErrNotCaughtUp, index, err)
-		}
-		if n.isClosed() {
-			return ErrClosed
-		}
-	}
+	leader, err = n.fresh.Reach(ctx, db, m.level == Strong)
+	return leader, readError(err)
 }
 
 // readError makes the user's error of one that a read met.
@@ -384,129 +285,29 @@ func ofTheNode(w *wire.Error) bool {
 }
 
 // queryThere sends a query to a node and waits until its rows begin.
-func (n *Node) queryThere(ctx context.Context, leader string, req *wire.QueryRequest) (rows rowSource, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer func() {
-		if err != nil {
-			cancel()
-		}
-	}()
-	st, err := n.client.Open(ctx, leader, methodQuery)
+func (n *Node) queryThere(ctx context.Context, node string, req *wire.QueryRequest) (rowSource, error) {
+	open := func(ctx context.Context) (rowstream.Stream, error) { return n.client.Open(ctx, node, methodQuery) }
+	rows, err := rowstream.Ask(ctx, open, node, req, brokenResult)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = st.Close()
-		}
-	}()
-	if err := st.Send(req.Append(nil)); err != nil {
-		return nil, fmt.Errorf("%w: %w", rpc.ErrInterrupted, err)
-	}
-	b, err := st.Recv()
-	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: there is no answer", rpc.ErrInterrupted)
-	}
-	if err != nil {
-		return nil, err
-	}
-	var head wire.RowsHeader
-	if err := head.Decode(b); err != nil {
-		return nil, err
-	}
-	if head.Err != nil {
-		return nil, head.Err
-	}
-	return &remoteRows{st: st, from: leader, ctx: ctx, cancel: cancel, columns: head.Columns, row: make([]wire.Value, len(head.Columns))}, nil
+	return rows, nil
 }
 
-// remoteRows reads a stream of rows.
-type remoteRows struct {
-	st      *rpc.Stream
-	from    string // the node that runs the query
-	ctx     context.Context
-	cancel  context.CancelFunc
-	columns []wire.Column
-	chunk   wire.RowsChunk
-	data    []byte
-	left    int
-	row     []wire.Value
-	err     error // what Next goes on returning
-}
-
-func (r *remoteRows) Columns() []wire.Column { return r.columns }
-func (r *remoteRows) Value(i int) wire.Value { return r.row[i] }
-
-func (r *remoteRows) Next() (bool, error) {
-	for r.left == 0 {
-		if r.err != nil || r.chunk.Last && r.chunk.Err == nil {
-			return false, r.err
-		}
-		if err := r.receive(); err != nil {
-			r.err = r.broken(err)
-		}
-	}
-	r.left--
-	for i := range r.row {
-		v, rest, err := wire.ReadValue(r.data)
-		if err != nil {
-			r.left, r.err = 0, r.broken(err)
-			return false, r.err
-		}
-		r.row[i], r.data = v, rest
-	}
-	return true, nil
-}
-
-// receive takes the next chunk. The error that a chunk carries comes after its rows.
-func (r *remoteRows) receive() error {
-	if r.chunk.Err != nil {
-		return r.chunk.Err
-	}
-	b, err := r.st.Recv()
-	if errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return err
-	}
-	r.chunk = wire.RowsChunk{}
-	if err := r.chunk.Decode(b); err != nil {
-		return err
-	}
-	r.data, r.left = r.chunk.Data, r.chunk.N
-	return nil
-}
-
-// broken makes the user's error of a result that ended before its last row. That the
-// other node was closed, or has halted, must not look like a state of this one.
-func (r *remoteRows) broken(err error) error {
-	if ctx := r.ctx.Err(); ctx != nil {
-		return ctx
-	}
+// brokenResult makes the user's error of a result that ended before its last row. That
+// the other node was closed, or has halted, must not look like a state of this one.
+func brokenResult(node string, err error) error {
 	var w *wire.Error
 	if errors.As(err, &w) && !ofTheNode(w) {
 		return errorFromWire(w)
 	}
-	return &outcomeError{fmt.Sprintf("colmena: node %q ended the result before its last row: %v", r.from, err), []error{ErrNotApplied}}
+	return &outcomeError{fmt.Sprintf("colmena: node %q ended the result before its last row: %v", node, err), []error{ErrNotApplied}}
 }
-
-func (r *remoteRows) Close() error {
-	r.cancel()
-	return r.st.Close()
-}
-
-// chunkBytes is about how much of a result is sent, and held in memory, at a time.
-const chunkBytes = 64 << 10
 
 // serveQuery runs a follower's query on the leader.
 func (n *Node) serveQuery(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
-	b, err := st.Recv()
+	req, err := rowstream.Receive(st)
 	if err != nil {
-		return err
-	}
-	var req wire.QueryRequest
-	if err := req.Decode(b); err != nil {
 		return err
 	}
 	level := ConsistencyLevel(req.Level)
@@ -515,37 +316,8 @@ func (n *Node) serveQuery(ctx context.Context, _ wire.Hello, st *rpc.Stream) err
 	}
 	rows, err := n.read(ctx, req.DB, readMode{level: level}, req.Statement.SQL, req.Statement.Args, req.Pre)
 	if err != nil {
-		head := wire.RowsHeader{Err: errorToWire(err)}
-		return st.Send(head.Append(nil))
+		return rowstream.Refuse(st, errorToWire(err))
 	}
 	defer rows.Close()
-	head := wire.RowsHeader{Columns: rows.Columns()}
-	if err := st.Send(head.Append(nil)); err != nil {
-		return err
-	}
-	return sendRows(st, rows, len(head.Columns))
-}
-
-func sendRows(st *rpc.Stream, rows rowSource, columns int) error {
-	var data, frame []byte
-	for {
-		chunk := wire.RowsChunk{}
-		data = data[:0]
-		for len(data) < chunkBytes {
-			ok, err := rows.Next()
-			if err != nil || !ok {
-				chunk.Last, chunk.Err = true, errorToWire(err)
-				break
-			}
-			for i := range columns {
-				data = wire.AppendValue(data, rows.Value(i))
-			}
-			chunk.N++
-		}
-		chunk.Data = data
-		frame = chunk.Append(frame[:0])
-		if err := st.Send(frame); err != nil || chunk.Last {
-			return err
-		}
-	}
+	return rowstream.Send(st, rows, errorToWire)
 }

@@ -1,14 +1,13 @@
 package colmena
 
 import (
-	"bytes"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/promtext"
 )
 
 // nodeCounters count since the process started.
@@ -105,85 +104,51 @@ func databaseStatus(d *engine.DB) DatabaseStatus {
 // MetricsHandler serves Status as Prometheus text. It authenticates nobody.
 func (n *Node) MetricsHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		w.Header().Set("Content-Type", promtext.ContentType)
 		_, _ = w.Write(n.Status().metrics())
 	})
 }
 
-// metricsText writes families of samples.
-type metricsText struct{ bytes.Buffer }
-
-func (b *metricsText) family(name, kind, help string) {
-	fmt.Fprintf(b, "# HELP colmena_%s %s\n# TYPE colmena_%s %s\n", name, help, name, kind)
-}
-
-// sample writes one value; labels are names and values in turn.
-func (b *metricsText) sample(name string, v float64, labels ...string) {
-	b.WriteString("colmena_" + name)
-	for i := 0; i+1 < len(labels); i += 2 {
-		sep := byte(',')
-		if i == 0 {
-			sep = '{'
-		}
-		b.WriteByte(sep)
-		b.WriteString(labels[i] + `="` + labelEscapes.Replace(labels[i+1]) + `"`)
-	}
-	if len(labels) > 0 {
-		b.WriteByte('}')
-	}
-	fmt.Fprintf(b, " %v\n", v)
-}
-
-var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
-
-func truth(is bool) float64 {
-	if is {
-		return 1
-	}
-	return 0
-}
-
 func (s Status) metrics() []byte {
-	var b metricsText
-	one := func(name, kind, help string, v float64) { b.family(name, kind, help); b.sample(name, v) }
-	b.family("info", "gauge", "Who this node is; always 1.")
-	b.sample("info", 1, "node", s.NodeID, "cluster", s.ClusterID, "incarnation", s.Incarnation, "role", s.Role, "leader", s.Leader)
-	one("leading", "gauge", "1 while this node leads and takes writes.", truth(s.Ready))
-	one("halted", "gauge", "1 while this replica has stopped.", truth(s.Halted != nil))
-	one("term", "gauge", "Raft term.", float64(s.Term))
-	one("applied_index", "gauge", "Last log index applied to a database.", float64(s.AppliedIndex))
-	one("commit_index", "gauge", "Last log index known to be committed.", float64(s.CommitIndex))
-	one("last_contact_seconds", "gauge", "Since the leader was heard; negative: never.", s.LastContact.Seconds())
-	one("log_first_index", "gauge", "First index in the log.", float64(s.LogFirst))
-	one("log_last_index", "gauge", "Last index in the log.", float64(s.LogLast))
-	one("snapshots", "gauge", "Snapshots kept.", float64(len(s.Snapshots)))
-	one("format_version", "gauge", "Format version written.", float64(s.Format.Writes))
-	one("writes_total", "counter", "Writes begun on this node.", float64(s.Writes))
-	one("forwarded_writes_total", "counter", "Attempts to send a write to the leader.", float64(s.ForwardedWrites))
-	one("snapshot_sends_total", "counter", "Copies of all databases made for other nodes.", float64(s.SnapshotSends))
-	b.family("reads_total", "counter", "Reads begun on this node, by level.")
-	b.sample("reads_total", float64(s.ReadsNone), "level", None.String())
-	b.sample("reads_total", float64(s.ReadsWeak), "level", Weak.String())
-	b.sample("reads_total", float64(s.ReadsStrong), "level", Strong.String())
-	b.family("member", "gauge", "1 for a voter, 0 for a learner.")
+	b := promtext.New("colmena_")
+	b.Family("info", promtext.Gauge, "Who this node is; always 1.")
+	b.Sample("info", 1, "node", s.NodeID, "cluster", s.ClusterID, "incarnation", s.Incarnation, "role", s.Role, "leader", s.Leader)
+	b.One("leading", promtext.Gauge, "1 while this node leads and takes writes.", promtext.Truth(s.Ready))
+	b.One("halted", promtext.Gauge, "1 while this replica has stopped.", promtext.Truth(s.Halted != nil))
+	b.One("term", promtext.Gauge, "Raft term.", float64(s.Term))
+	b.One("applied_index", promtext.Gauge, "Last log index applied to a database.", float64(s.AppliedIndex))
+	b.One("commit_index", promtext.Gauge, "Last log index known to be committed.", float64(s.CommitIndex))
+	b.One("last_contact_seconds", promtext.Gauge, "Since the leader was heard; negative: never.", s.LastContact.Seconds())
+	b.One("log_first_index", promtext.Gauge, "First index in the log.", float64(s.LogFirst))
+	b.One("log_last_index", promtext.Gauge, "Last index in the log.", float64(s.LogLast))
+	b.One("snapshots", promtext.Gauge, "Snapshots kept.", float64(len(s.Snapshots)))
+	b.One("format_version", promtext.Gauge, "Format version written.", float64(s.Format.Writes))
+	b.One("writes_total", promtext.Counter, "Writes begun on this node.", float64(s.Writes))
+	b.One("forwarded_writes_total", promtext.Counter, "Attempts to send a write to the leader.", float64(s.ForwardedWrites))
+	b.One("snapshot_sends_total", promtext.Counter, "Copies of all databases made for other nodes.", float64(s.SnapshotSends))
+	b.Family("reads_total", promtext.Counter, "Reads begun on this node, by level.")
+	b.Sample("reads_total", float64(s.ReadsNone), "level", None.String())
+	b.Sample("reads_total", float64(s.ReadsWeak), "level", Weak.String())
+	b.Sample("reads_total", float64(s.ReadsStrong), "level", Strong.String())
+	b.Family("member", promtext.Gauge, "1 for a voter, 0 for a learner.")
 	for _, m := range s.Members {
-		b.sample("member", truth(m.Voter), "node", m.ID, "addr", m.Addr)
+		b.Sample("member", promtext.Truth(m.Voter), "node", m.ID, "addr", m.Addr)
 	}
 	for _, f := range []struct {
 		name, kind, help string
 		value            func(DatabaseStatus) float64
 	}{
-		{"db_mark_index", "gauge", "Index of the last entry applied.", func(d DatabaseStatus) float64 { return float64(d.Index) }},
-		{"db_halted", "gauge", "1 while the database has stopped here.", func(d DatabaseStatus) float64 { return truth(d.Err != nil) }},
-		{"db_file_bytes", "gauge", "Size of the database file.", func(d DatabaseStatus) float64 { return float64(d.FileBytes) }},
-		{"db_wal_bytes", "gauge", "Size of the write-ahead log.", func(d DatabaseStatus) float64 { return float64(d.WALBytes) }},
-		{"db_epochs_total", "counter", "Epochs committed as leader.", func(d DatabaseStatus) float64 { return float64(d.Epochs) }},
-		{"db_epoch_units_total", "counter", "Writes in those epochs.", func(d DatabaseStatus) float64 { return float64(d.Writes) }},
-		{"db_checkpoints_total", "counter", "Background checkpoints.", func(d DatabaseStatus) float64 { return float64(d.Checkpoints) }},
+		{"db_mark_index", promtext.Gauge, "Index of the last entry applied.", func(d DatabaseStatus) float64 { return float64(d.Index) }},
+		{"db_halted", promtext.Gauge, "1 while the database has stopped here.", func(d DatabaseStatus) float64 { return promtext.Truth(d.Err != nil) }},
+		{"db_file_bytes", promtext.Gauge, "Size of the database file.", func(d DatabaseStatus) float64 { return float64(d.FileBytes) }},
+		{"db_wal_bytes", promtext.Gauge, "Size of the write-ahead log.", func(d DatabaseStatus) float64 { return float64(d.WALBytes) }},
+		{"db_epochs_total", promtext.Counter, "Epochs committed as leader.", func(d DatabaseStatus) float64 { return float64(d.Epochs) }},
+		{"db_epoch_units_total", promtext.Counter, "Writes in those epochs.", func(d DatabaseStatus) float64 { return float64(d.Writes) }},
+		{"db_checkpoints_total", promtext.Counter, "Background checkpoints.", func(d DatabaseStatus) float64 { return float64(d.Checkpoints) }},
 	} {
-		b.family(f.name, f.kind, f.help)
+		b.Family(f.name, f.kind, f.help)
 		for _, d := range s.Databases {
-			b.sample(f.name, f.value(d), "db", d.Name)
+			b.Sample(f.name, f.value(d), "db", d.Name)
 		}
 	}
 	return b.Bytes()

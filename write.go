@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
@@ -35,17 +33,17 @@ func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResu
 		return wire.UnitResult{}, tooLarge(err)
 	}
 	for {
-		id, lowest, err := n.requests.begin(ctx)
+		id, lowest, err := n.requests.Begin(ctx)
 		if err != nil {
 			return wire.UnitResult{}, notBegun(err)
 		}
-		u.ID, u.Lowest = id, lowest
+		u.ID, u.Lowest = wire.RequestID(id), lowest
 		res, sent, err := n.writeUnit(ctx, db, u)
-		n.requests.end(id)
+		n.requests.End(id)
 		if !isExpired(err) {
 			return res, err
 		}
-		n.requests.expired(id.Origin)
+		n.requests.Expired(id.Origin)
 		if sent {
 			return res, outcomeUnknown(err, "the cluster no longer remembers the request")
 		}
@@ -114,14 +112,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		if local {
 			res, maybe, err = n.writeHere(ctx, db, u)
 		} else {
-			n.count.forwarded.Add(1)
-			res, maybe, err = n.senders.send(ctx, leader, db, u)
-			if err == nil && res.Err != nil {
-				err, maybe = res.Err, res.Err.Code == wire.ErrOutcomeUnknown
-			}
-			if err == nil {
-				n.acked.note(db, res.Mark.Index)
-			}
+			res, maybe, err = n.sendWrite(ctx, leader, db, u)
 		}
 		switch {
 		case err == nil:
@@ -225,7 +216,7 @@ func (n *Node) writeHere(ctx context.Context, db string, u wire.Unit) (res wire.
 	}
 	res, err = d.Exec(ctx, u)
 	if err == nil && d.Mark().Index < res.Mark.Index {
-		n.acked.note(db, res.Mark.Index) // replicated, and this node could not commit it
+		n.fresh.Acknowledged(db, res.Mark.Index) // replicated, and this node could not commit it
 	}
 	return res, errors.Is(err, engine.ErrUnknown), err
 }
@@ -301,7 +292,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 	// Done is done; that this node's own reads at level None see it is worth a wait.
 	short, cancel := context.WithTimeout(ctx, ownWritesPatience)
 	defer cancel()
-	_ = n.settled(short, res.Mark.Index)
+	_ = n.fresh.AwaitSet(short, res.Mark.Index)
 	return nil
 }
 
@@ -314,29 +305,4 @@ func (n *Node) Databases() []string {
 		}
 	}
 	return names
-}
-
-// ackedMarks remembers how far this node's own acknowledged writes go, per database:
-// a read at level None waits for them (H24).
-type ackedMarks struct{ m sync.Map }
-
-func (a *ackedMarks) note(db string, index uint64) {
-	v, ok := a.m.Load(db)
-	if !ok {
-		v, _ = a.m.LoadOrStore(db, new(atomic.Uint64))
-	}
-	at := v.(*atomic.Uint64)
-	for {
-		have := at.Load()
-		if have >= index || at.CompareAndSwap(have, index) {
-			return
-		}
-	}
-}
-
-func (a *ackedMarks) get(db string) uint64 {
-	if v, ok := a.m.Load(db); ok {
-		return v.(*atomic.Uint64).Load()
-	}
-	return 0
 }

@@ -4,15 +4,16 @@ import (
 	"context"
 	"reflect"
 
+	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // FailRegistration has the request for a number to write under end in an unknown
 // outcome for cause.
 func (n *Node) FailRegistration(cause error) {
-	n.requests.register = func(context.Context) (uint64, error) {
+	n.requests = requestid.New(func(context.Context) (uint64, error) {
 		return 0, outcomeUnknown(cause, "write: it is not known")
-	}
+	})
 }
 
 // QueryAt has a node, whether it leads or not, run a query for this one, and walks over
@@ -34,21 +35,7 @@ func (n *Node) QueryAt(ctx context.Context, node, sql string) (rows int, err err
 
 // BrokenResult is the error of a result that another node ended with an error.
 func BrokenResult(code wire.ErrorCode) error {
-	r := &remoteRows{from: "other", ctx: context.Background()}
-	return r.broken(&wire.Error{Code: code, Msg: "over there"})
-}
-
-// Frames tells the sizes of the frames in which units are sent.
-func Frames(units []wire.Unit) (sizes []int) {
-	sn := &sender{out: map[uint64]*outgoing{}, unanswered: map[uint64]bool{}}
-	for _, u := range units {
-		sn.queue = append(sn.queue, &outgoing{db: DefaultDatabase, unit: u})
-	}
-	for len(sn.queue) > 0 {
-		sizes = append(sizes, len(sn.take(nil)))
-		clear(sn.unanswered)
-	}
-	return sizes
+	return brokenResult("other", &wire.Error{Code: code, Msg: "over there"})
 }
 
 // FutureEndsWithRaft reports whether what waits for an entry is told of raft's end.

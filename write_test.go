@@ -52,20 +52,6 @@ func TestTooLargeWriteFailsAlone(t *testing.T) {
 	wantNumber(t, c.Node(0), colmena.Strong, 0, "SELECT count(*) FROM kv WHERE length(v) > 1000")
 }
 
-// What is large, and allowed, goes alone: with others it could exceed a frame.
-func TestLargeWriteGoesAlone(t *testing.T) {
-	part := wire.Statement{SQL: strings.Repeat(" ", wire.MaxStatementBytes-4096)}
-	large := wire.Unit{Statements: []wire.Statement{part, part, part, part}}
-	if err := large.Check(); err != nil {
-		t.Fatal(err)
-	}
-	small := wire.Unit{Statements: []wire.Statement{{SQL: strings.Repeat(" ", 1<<20)}}}
-	frames := colmena.Frames([]wire.Unit{small, large, small, small})
-	if len(frames) != 2 || frames[0] > 4<<20 || frames[1] > wire.MaxFrameBytes {
-		t.Errorf("frames of %d bytes", frames)
-	}
-}
-
 // A leader that hangs closes no connection. Writes that are on their way to it go on to
 // the next leader as soon as there is one, and happen once.
 func TestWritesLeaveALeaderThatHangs(t *testing.T) {
