@@ -24,6 +24,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/lifecycle"
@@ -47,7 +48,7 @@ type Node struct {
 
 	group   *lifecycle.Group
 	cleanup lifecycle.Cleanups
-	dbs     *databases
+	dbs     *catalogue.Set
 	library *engine.Library // the application's functions and collations
 	empty   *engine.Empty   // what is read of a database before its first write
 	store   *logstore.Store
@@ -185,7 +186,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{}), replaced: n.hooks.replaced}
+	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Format: formatMax, Warn: n.log.Warn, Replaced: n.hooks.replaced})
 	if err := n.dbs.Open(gens.Current(), !n.id.Formed); err != nil {
 		return err
 	}

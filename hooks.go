@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -95,7 +96,7 @@ func (q *hookQueue) applied(db string, mark wire.Mark, e *wire.Entry) {
 	if q.n.leading.Load() != 0 {
 		q.n.nudge(mark)
 	}
-	if e == nil || db == systemName || isHidden(db) {
+	if e == nil || db == catalogue.SystemName || isHidden(db) {
 		return
 	}
 	ev := ApplyEvent{Index: mark.Index, Term: mark.Term, Time: time.UnixMilli(e.Time), DB: db}

@@ -24,6 +24,8 @@ func level(pkg string) int {
 		return 0
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
 		return 1
+	case "internal/catalogue":
+		return 2
 	case ".":
 		return 3
 	case "backup", "backup/s3", "jobs", "lan", "cli", "colmenatest", "internal/testcluster", "internal/faults":

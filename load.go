@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -176,7 +177,7 @@ func (n *Node) awaitApplied(ctx context.Context, index uint64) error {
 }
 
 func (n *Node) writeSystem(ctx context.Context, stmts ...wire.Statement) (wire.UnitResult, error) {
-	return n.write(ctx, systemName, wire.Unit{Statements: stmts})
+	return n.write(ctx, catalogue.SystemName, wire.Unit{Statements: stmts})
 }
 
 func systemStatement(sql string, args ...string) wire.Statement {
@@ -190,13 +191,7 @@ func systemStatement(sql string, args ...string) wire.Statement {
 // hiddenExists tells, of a hidden database that this node has not opened, whether the
 // catalogue knows it. Writing to one never makes it.
 func (n *Node) hiddenExists(ctx context.Context, name string) error {
-	r, err := n.dbs.System().Reader(ctx)
-	if err != nil {
-		return err
-	}
-	defer r.Release()
-	found := false
-	err = scan(r, "SELECT name FROM databases", func(c *engine.Cursor) { found = found || c.Value(0).String() == name })
+	found, err := n.dbs.Names(ctx, name)
 	if err == nil && !found {
 		err = &wire.Error{Code: wire.ErrNoDatabase, Msg: "the load was given up, or another load of the same database began"}
 	}

@@ -92,7 +92,7 @@ func (n *Node) Status() Status {
 	}
 	s.Writes, s.ForwardedWrites = n.count.writes.Load(), n.count.forwarded.Load()
 	s.ReadsNone, s.ReadsWeak, s.ReadsStrong = n.count.reads[None].Load(), n.count.reads[Weak].Load(), n.count.reads[Strong].Load()
-	s.SnapshotSends = n.dbs.sends.Load()
+	s.SnapshotSends = n.dbs.Sends()
 	return s
 }
 

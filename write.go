@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -281,7 +282,7 @@ func (n *Node) registerOrigin(ctx context.Context) (uint64, error) {
 		{SQL: "DELETE FROM instances WHERE origin < (SELECT seq FROM sqlite_sequence WHERE name='instances') - 1000"},
 		{SQL: "INSERT INTO instances(node) VALUES(?)", Args: args.Args()},
 	}}
-	res, _, err := n.writeUnit(ctx, systemName, u)
+	res, _, err := n.writeUnit(ctx, catalogue.SystemName, u)
 	return uint64(res.Result.LastInsertID), err
 }
 
@@ -294,7 +295,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 	}
 	args := wire.NewArgs(1)
 	args.Add(wire.Text(name))
-	res, err := n.write(ctx, systemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
+	res, err := n.write(ctx, catalogue.SystemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
 	if err != nil {
 		return err
 	}
