@@ -249,7 +249,7 @@ func (n *Node) startRaft() error {
 		n.applied.Store(list[0].Index)
 	}
 	err := n.store.Contain(func() (err error) {
-		n.raft, err = raft.NewRaft(conf, &fsm{n}, boundaryLog{n.store.Log(), n.snaps}, n.store.Stable(), n.snaps, n.raftNet)
+		n.raft, err = raft.NewRaft(conf, &fsm{n}, logstore.WithBoundary(n.store.Log(), n.snaps), n.store.Stable(), n.snaps, n.raftNet)
 		return err
 	})
 	if err != nil {
