@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/catalogue"
+	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -96,7 +97,7 @@ func (q *hookQueue) applied(db string, mark wire.Mark, e *wire.Entry) {
 	if q.n.leading.Load() != 0 {
 		q.n.nudge(mark)
 	}
-	if e == nil || db == catalogue.SystemName || isHidden(db) {
+	if e == nil || db == catalogue.SystemName || plainfile.IsHidden(db) {
 		return
 	}
 	ev := ApplyEvent{Index: mark.Index, Term: mark.Term, Time: time.UnixMilli(e.Time), DB: db}
@@ -220,4 +221,16 @@ func (n *Node) nudge(mark wire.Mark) {
 		default:
 		}
 	}
+}
+
+// replaced tells the hooks that a database has another content than they were told of.
+func (q *hookQueue) replaced(db string, index uint64) {
+	if q.n.cfg.OnApply == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	from := q.seen[db] + 1
+	q.seen[db] = max(q.seen[db], index)
+	q.add(ApplyEvent{Index: index, DB: db, Gap: &Gap{From: from, To: index}})
 }

@@ -24,7 +24,7 @@ func level(pkg string) int {
 		return 0
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
 		return 1
-	case "internal/catalogue":
+	case "internal/catalogue", "internal/plainfile":
 		return 2
 	case ".":
 		return 3

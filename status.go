@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/plainfile"
 )
 
 // nodeCounters count since the process started.
@@ -86,7 +87,7 @@ func (n *Node) Status() Status {
 		}
 	}
 	for _, d := range n.dbs.All() {
-		if d.Incarnation() != 0 && !isHidden(d.Name()) {
+		if d.Incarnation() != 0 && !plainfile.IsHidden(d.Name()) {
 			s.Databases = append(s.Databases, databaseStatus(d))
 		}
 	}

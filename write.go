@@ -11,6 +11,7 @@ import (
 
 	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -258,7 +259,7 @@ func (n *Node) databaseForWrite(ctx context.Context, name string) (*engine.DB, e
 const maxDatabases = 1024
 
 func (n *Node) createDatabase(ctx context.Context, name string) error {
-	if isHidden(name) {
+	if plainfile.IsHidden(name) {
 		return n.hiddenExists(ctx, name)
 	}
 	name, err := checkName(name)
@@ -310,7 +311,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 func (n *Node) Databases() []string {
 	var names []string
 	for _, d := range n.dbs.All() {
-		if d.Incarnation() != 0 && !isHidden(d.Name()) {
+		if d.Incarnation() != 0 && !plainfile.IsHidden(d.Name()) {
 			names = append(names, d.Name())
 		}
 	}
