@@ -27,6 +27,7 @@ import (
 	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
 	"github.com/mentasystems/colmena/internal/rpc"
@@ -80,7 +81,7 @@ type Node struct {
 	delivery   delivery
 	acked      ackedMarks
 	handlers   handlerSet
-	hooks      *hookQueue
+	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
 	nudges     chan nudge
 	count      nodeCounters
 
@@ -144,7 +145,9 @@ func (n *Node) openDirectory() error {
 
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
-	n.hooks = newHookQueue(n)
+	if n.cfg.OnApply != nil {
+		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
+	}
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
@@ -186,7 +189,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Format: formatMax, Warn: n.log.Warn, Replaced: n.hooks.replaced})
+	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Format: formatMax, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped})
 	if err := n.dbs.Open(gens.Current(), !n.id.Formed); err != nil {
 		return err
 	}
@@ -336,7 +339,7 @@ func (n *Node) serve() error {
 	// These use everything else, so they end first.
 	n.cleanup.Add(n.stopGroup)
 	n.group.Go("leadership", n.watchLeadership)
-	n.group.Go("hooks", n.hooks.run)
+	n.group.Go("hooks", func(ctx context.Context) { n.hooks.Run(ctx, n.onApply) })
 	n.group.Go("nudge", n.runNudges)
 	n.group.Go("revive", n.reviveReplicas)
 	if n.cfg.Setup != nil {
@@ -359,8 +362,12 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
 		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.confirmTerm,
-		Halt:    func(err error) { n.replicaHalted(n.dbs.NameOf(incarnation, shown), err) },
-		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.NameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
+		Halt: func(err error) {
+			n.hooks.Stopped(incarnation)
+			n.replicaHalted(n.dbs.NameOf(incarnation, shown), err)
+		},
+		Applied: func(m wire.Mark, e *wire.Entry) { n.entryApplied(incarnation, m, e) },
+		Passed:  func(index uint64) { n.hooks.Passed(incarnation, index) }, Watch: n.cfg.OnApply != nil,
 		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
 		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, ReadConns: n.cfg.ReadConns,
 	}

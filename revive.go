@@ -50,6 +50,10 @@ func (n *Node) goOn(ctx context.Context) error {
 		return err
 	}
 	n.missedFrom.Store(0)
+	n.hooks.GoOn(n.applied.Load(), func(incarnation uint64) bool {
+		d, _ := n.dbs.Route(incarnation)
+		return d != nil && d.Err() != nil
+	})
 	return nil
 }
 

@@ -53,11 +53,15 @@ func (s *Set) loadLocked(sys *engine.DB, dir string, have map[uint64]*engine.DB)
 		}
 		opened[inc] = d
 	}
-	err = s.rename(cat, renamed, opened)
+	named, err := s.rename(cat, renamed, opened)
 	s.publish(cat, sys, dir, opened, at)
+	for _, r := range named {
+		s.cfg.Replaced(r.former, r.incarnation, r.name, at)
+	}
 	for inc, d := range have {
 		if opened[inc] == nil {
 			s.remove(d)
+			s.cfg.Dropped(inc)
 		}
 	}
 	return err
@@ -66,7 +70,7 @@ func (s *Set) loadLocked(sys *engine.DB, dir string, have map[uint64]*engine.DB)
 // rename gives loaded databases their names. All of a load must be applied before any
 // of it can be seen; where that fails the former database keeps the name here, until
 // the stopped one goes on.
-func (s *Set) rename(cat content, renamed []*engine.DB, opened map[uint64]*engine.DB) (err error) {
+func (s *Set) rename(cat content, renamed []*engine.DB, opened map[uint64]*engine.DB) (named []naming, err error) {
 	for _, d := range renamed {
 		name := cat.databases[d.Incarnation()]
 		if drainErr := d.Drain(context.Background()); drainErr != nil {
@@ -76,10 +80,20 @@ func (s *Set) rename(cat content, renamed []*engine.DB, opened map[uint64]*engin
 			}
 			continue
 		}
+		r := naming{incarnation: d.Incarnation(), name: name}
+		if former := s.Get(name); former != nil {
+			r.former = former.Incarnation()
+		}
 		d.Rename(name)
-		s.cfg.Replaced(name, s.System().Mark().Index)
+		named = append(named, r)
 	}
-	return err
+	return named, err
+}
+
+// naming is a database that takes a name, maybe that of another.
+type naming struct {
+	former, incarnation uint64
+	name                string
 }
 
 func (s *Set) openOne(dir, name string, inc uint64) (*engine.DB, error) {

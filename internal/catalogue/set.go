@@ -43,9 +43,12 @@ type Config struct {
 	Format uint16
 	// Warn logs what is not an error for anybody.
 	Warn func(msg string, args ...any)
-	// Replaced is told when a database has taken the name of another, by the entry of
-	// the system database at index.
-	Replaced func(name string, index uint64)
+	// Replaced is told when a database has taken a name, by the entry of the system
+	// database at index, and is what the name stands for. former is the incarnation of
+	// the one that bore it, 0 for none.
+	Replaced func(former, incarnation uint64, name string, index uint64)
+	// Dropped is told when a database is gone.
+	Dropped func(incarnation uint64)
 }
 
 // Set is the set of open databases, as the system database says. The log's goroutine

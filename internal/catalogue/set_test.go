@@ -27,6 +27,7 @@ type node struct {
 	log      [][]byte // entry 1 first
 	missed   uint64
 	replaced []string
+	dropped  []uint64
 }
 
 const term = 1
@@ -47,7 +48,13 @@ func newNode(t *testing.T) *node {
 func (n *node) open(fresh bool) {
 	n.t.Helper()
 	n.set = New(Config{Engine: n.engine, Format: 3, Warn: func(msg string, args ...any) { n.t.Log(msg, args) },
-		Replaced: func(name string, index uint64) { n.replaced = append(n.replaced, fmt.Sprint(name, " at ", index)) }})
+		Replaced: func(former, incarnation uint64, name string, index uint64) {
+			n.replaced = append(n.replaced, fmt.Sprintf("%d by %d is %s at %d", former, incarnation, name, index))
+			if d := n.set.Get(name); d == nil || d.Incarnation() != incarnation {
+				n.t.Errorf("%s stands for another database when it is told of", name)
+			}
+		},
+		Dropped: func(incarnation uint64) { n.dropped = append(n.dropped, incarnation) }})
 	if err := n.set.Open(n.dir, fresh); err != nil {
 		n.t.Fatal(err)
 	}
@@ -194,7 +201,10 @@ func TestDatabaseTakesTheNameOfAnother(t *testing.T) {
 	if _, err := a.Reader(n.limit()); !errors.Is(err, engine.ErrClosed) {
 		t.Errorf("the former database gives %v", err)
 	}
-	want(t, "replaced", n.replaced, []string{fmt.Sprint("a at ", len(n.log))})
+	want(t, "replaced", n.replaced, []string{fmt.Sprint("1 by 2 is a at ", len(n.log))})
+	if !slices.Equal(n.dropped, []uint64{1}) {
+		t.Errorf("dropped %v", n.dropped)
+	}
 }
 
 // A database whose file cannot be made is made later, and has all its entries then.

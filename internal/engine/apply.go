@@ -85,8 +85,16 @@ func (d *DB) consume(items []logItem) {
 	for _, it := range slices.Backward(items) {
 		if it.kind == itemEntry {
 			d.passed.Store(it.mark.Index)
+			d.tellPassed(it.mark.Index)
 			break
 		}
+	}
+}
+
+// tellPassed says that every entry up to index was dealt with.
+func (d *DB) tellPassed(index uint64) {
+	if d.cfg.Passed != nil {
+		d.cfg.Passed(index)
 	}
 }
 
@@ -136,6 +144,9 @@ func (d *DB) take(tx *replayTx, it *logItem) {
 		// happened, so its units may run again.
 		d.undoEpoch(e, nil)
 	case !apply:
+		if !tx.open { // otherwise it is told with those before it
+			d.tellPassed(it.mark.Index)
+		}
 	case own:
 		d.commitOwn(e, it.mark)
 	default:

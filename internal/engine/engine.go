@@ -63,6 +63,9 @@ type Config struct {
 	// must not block. The entry is nil unless Watch is set.
 	Applied func(wire.Mark, *wire.Entry)
 	Watch   bool
+	// Passed, if not nil, is called with the index up to which every entry was dealt
+	// with: applied, or passed over, which Applied does not tell of. It must not block.
+	Passed func(index uint64)
 	// Library is what the application adds to SQL, nil nothing.
 	Library *Library
 	// Stop, when closed, ends the queries that run; they give ErrClosed. Close alone
@@ -272,9 +275,9 @@ func (d *DB) Leading() uint64 { return d.leading.Load() }
 
 // Deliver hands a committed entry to the database, in log order. It blocks while
 // more bytes wait than MaxLogQueue, unless the replica has halted: then the entry is
-// dropped, to be read from the log again (H27).
-func (d *DB) Deliver(mark wire.Mark, data []byte) {
-	d.enqueue(logItem{kind: itemEntry, mark: mark, data: data})
+// dropped, to be read from the log again (H27). It reports whether the entry was taken.
+func (d *DB) Deliver(mark wire.Mark, data []byte) bool {
+	return d.enqueue(logItem{kind: itemEntry, mark: mark, data: data})
 }
 
 // Drain waits until everything delivered so far is applied.
