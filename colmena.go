@@ -483,14 +483,23 @@ func (n *Node) stopGroup() error {
 }
 
 // stopRaft waits for proposals that are out, because raft may forget to answer one
-// that is queued when it stops.
+// that is queued when it stops. A database that replays much holds it up no longer than
+// that: raft ends when its goroutine has handed over what it was about to.
 func (n *Node) stopRaft() error {
 	defer close(n.raftEnded)
 	n.dbs.StepDown()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = n.dbs.Drain(ctx)
-	return waitFuture(context.Background(), n.raft.Shutdown())
+	ended := make(chan error, 1)
+	go func() { ended <- n.raft.Shutdown().Error() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	n.dbs.Stop()
+	return <-ended
 }
 
 func engineFingerprint() uint64 { return sqlite.Fingerprint() }

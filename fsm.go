@@ -73,8 +73,12 @@ func (f *fsm) deliver(l *raft.Log) {
 }
 
 // missed notes that entries from index on did not reach their databases, and halts:
-// before this node goes on they must be read from the log again.
+// before this node goes on they must be read from the log again. What it does not take
+// in while it closes is read again at the next start.
 func (n *Node) missed(index uint64, name string, err error) {
+	if n.isClosed() {
+		return
+	}
 	if from := n.missedFrom.Load(); from == 0 || index < from {
 		n.missedFrom.Store(index)
 	}
@@ -85,6 +89,9 @@ func (n *Node) missed(index uint64, name string, err error) {
 // Snapshot implements raft.FSM. A replica that has not applied what it was given
 // must not say that it has (H2); while a copy is on its way the log is kept (H19).
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.n.isClosed() {
+		return nil, ErrClosed // the databases may not take in any more what they are handed
+	}
 	if f.n.snaps.Sending() > 0 {
 		return nil, errors.New("colmena: a copy is being sent; the log is kept until it has arrived")
 	}

@@ -121,6 +121,14 @@ func (s *Set) NameOf(incarnation uint64, name string) string {
 	return name
 }
 
+// Stop begins to close every database and waits for none. What they do not take in any
+// more is read from the log again at the next start.
+func (s *Set) Stop() {
+	for _, d := range s.All() {
+		d.Stop()
+	}
+}
+
 // Close closes every database; open may follow.
 func (s *Set) Close() error {
 	s.change.Lock()

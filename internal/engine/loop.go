@@ -63,6 +63,9 @@ func (d *DB) enqueue(it logItem) bool {
 		case <-room:
 		case <-d.stopped:
 			return false
+		case <-d.cfg.Stop:
+			d.Stop() // it must not take the next entry either
+			return false
 		}
 	}
 	d.log = append(d.log, it)
