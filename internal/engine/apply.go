@@ -90,7 +90,7 @@ func (d *DB) consume(items []logItem) {
 		}
 	}
 	d.commitReplay(&tx)
-	if passed != 0 {
+	if passed != 0 && d.halted.Load() == nil {
 		d.passed.Store(passed)
 		d.tellPassed(passed)
 	}

@@ -154,3 +154,15 @@ func TestDeliveryThatWaitsForRoomEndsWithTheNode(t *testing.T) {
 	s.in("close", s.db.Close)
 	s.atMark(2)
 }
+
+// An entry that a replica has stopped at was not dealt with: a leader that could not
+// commit must not say that it stands where it stood before.
+func TestStoppedReplicaIsNotSettled(t *testing.T) {
+	g := newGroup(t, 1)
+	g.must("CREATE TABLE t(v)")
+	g.dbs[0].failCommit.Store(true)
+	g.must("INSERT INTO t VALUES(1)") // committed by the cluster
+	if err := g.dbs[0].Settle(t.Context()); !errors.Is(err, ErrHalted) {
+		t.Errorf("settled: %v", err)
+	}
+}
