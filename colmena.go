@@ -30,6 +30,7 @@ import (
 	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/ownwrites"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -79,7 +80,7 @@ type Node struct {
 	confirmer  confirmer
 	proven     provenStates
 	delivery   delivery
-	acked      ackedMarks
+	acked      *ownwrites.Marks
 	handlers   handlerSet
 	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
 	nudges     chan nudge
@@ -110,6 +111,7 @@ func New(cfg Config) (*Node, error) {
 	n.library = n.newLibrary()
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests.register = n.registerOrigin
+	n.acked = ownwrites.New(0, n.holds)
 	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)

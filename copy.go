@@ -68,7 +68,7 @@ func (n *Node) Load(ctx context.Context, db string, r io.Reader) error {
 	}
 	l := plainfile.Loader{
 		Scratch: n.scratch(), Names: n.hiddenNames(), Library: n.library, Write: n.write, Error: readError,
-		Admit: n.admitDatabase, Replaced: n.awaitReplaced, Forget: func(hidden string) { n.acked.m.Delete(hidden) },
+		Admit: n.admitDatabase, Replaced: n.awaitReplaced, Forget: n.acked.Forget,
 	}
 	return l.Load(ctx, name, r)
 }
@@ -89,7 +89,7 @@ func (n *Node) awaitReplaced(ctx context.Context, name string, index uint64) {
 	wait, cancel := context.WithTimeout(ctx, ownWritesPatience)
 	defer cancel()
 	if n.awaitApplied(wait, index) != nil {
-		n.acked.note(name, index)
+		n.acked.Note(name, index)
 	}
 }
 

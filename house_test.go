@@ -20,7 +20,7 @@ const module = "github.com/mentasystems/colmena"
 // import each other.
 func level(pkg string) int {
 	switch pkg {
-	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership", "internal/hooks":
+	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership", "internal/hooks", "internal/ownwrites":
 		return 0
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
 		return 1

@@ -252,7 +252,7 @@ func (p position) reached(d *engine.DB) bool {
 
 // awaitOwnWrites waits until this node has applied what it acknowledged itself (H24).
 func (n *Node) awaitOwnWrites(ctx context.Context, db string) error {
-	index := n.acked.get(db)
+	index := n.acked.Get(db)
 	if index == 0 {
 		return nil
 	}

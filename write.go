@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/catalogue"
@@ -122,7 +120,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 				err, maybe = res.Err, res.Err.Code == wire.ErrOutcomeUnknown
 			}
 			if err == nil {
-				n.acked.note(db, res.Mark.Index)
+				n.acked.Note(db, res.Mark.Index)
 			}
 		}
 		switch {
@@ -227,7 +225,7 @@ func (n *Node) writeHere(ctx context.Context, db string, u wire.Unit) (res wire.
 	}
 	res, err = d.Exec(ctx, u)
 	if err == nil && d.Mark().Index < res.Mark.Index {
-		n.acked.note(db, res.Mark.Index) // replicated, and this node could not commit it
+		n.acked.Note(db, res.Mark.Index) // replicated, and this node could not commit it
 	}
 	return res, errors.Is(err, engine.ErrUnknown), err
 }
@@ -318,27 +316,10 @@ func (n *Node) Databases() []string {
 	return names
 }
 
-// ackedMarks remembers how far this node's own acknowledged writes go, per database:
-// a read at level None waits for them (H24).
-type ackedMarks struct{ m sync.Map }
-
-func (a *ackedMarks) note(db string, index uint64) {
-	v, ok := a.m.Load(db)
-	if !ok {
-		v, _ = a.m.LoadOrStore(db, new(atomic.Uint64))
+// holds reports whether a read here shows a database's writes up to index.
+func (n *Node) holds(db string, index uint64) bool {
+	if d := n.dbs.Get(db); d != nil {
+		return d.Mark().Index >= index
 	}
-	at := v.(*atomic.Uint64)
-	for {
-		have := at.Load()
-		if have >= index || at.CompareAndSwap(have, index) {
-			return
-		}
-	}
-}
-
-func (a *ackedMarks) get(db string) uint64 {
-	if v, ok := a.m.Load(db); ok {
-		return v.(*atomic.Uint64).Load()
-	}
-	return 0
+	return n.applied.Load() >= index && n.missedFrom.Load() == 0 // it was dropped
 }
