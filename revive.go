@@ -70,5 +70,8 @@ func (l deliveredLog) Entry(index uint64) (term uint64, data []byte, err error) 
 	if err := l.n.store.GetLog(index, &e); err != nil || e.Type != raft.LogCommand {
 		return 0, nil, err
 	}
+	if e.Data == nil {
+		e.Data = []byte{} // no entry, which must be found out and not passed over
+	}
 	return e.Term, e.Data, nil
 }
