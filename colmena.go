@@ -24,9 +24,11 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
+	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
 	"github.com/mentasystems/colmena/internal/nudge"
@@ -51,7 +53,7 @@ type Node struct {
 
 	group   *lifecycle.Group
 	cleanup lifecycle.Cleanups
-	dbs     *databases
+	dbs     *catalogue.Set
 	library *engine.Library // the application's functions and collations
 	empty   *engine.Empty   // what is read of a database before its first write
 	store   *logstore.Store
@@ -79,8 +81,8 @@ type Node struct {
 	outbox     *outbox.Outbox    // writes on their way to the leader
 	fresh      *freshness.Gauge  // proves how fresh this node's databases are
 	handlers   handlerSet
-	hooks      *hookQueue
-	nudges     *nudge.Nudger // tells followers what was committed
+	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
+	nudges     *nudge.Nudger              // tells followers what was committed
 	count      nodeCounters
 
 	halted atomic.Pointer[error]
@@ -144,7 +146,10 @@ func (n *Node) openDirectory() error {
 
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
-	n.hooks, n.fresh = newHookQueue(n), n.newGauge()
+	n.fresh = n.newGauge()
+	if n.cfg.OnApply != nil {
+		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
+	}
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
@@ -186,7 +191,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{}), replaced: n.hooks.replaced}
+	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Format: formatMax, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped})
 	if err := n.dbs.Open(gens.Current(), !n.id.Formed); err != nil {
 		return err
 	}
@@ -249,7 +254,7 @@ func (n *Node) startRaft() error {
 		n.applied.Store(list[0].Index)
 	}
 	err := n.store.Contain(func() (err error) {
-		n.raft, err = raft.NewRaft(conf, &fsm{n}, boundaryLog{n.store.Log(), n.snaps}, n.store.Stable(), n.snaps, n.raftNet)
+		n.raft, err = raft.NewRaft(conf, &fsm{n}, logstore.WithBoundary(n.store.Log(), n.snaps), n.store.Stable(), n.snaps, n.raftNet)
 		return err
 	})
 	if err != nil {
@@ -336,7 +341,7 @@ func (n *Node) serve() error {
 	// These use everything else, so they end first.
 	n.cleanup.Add(n.stopGroup)
 	n.group.Go("leadership", n.watchLeadership)
-	n.group.Go("hooks", n.hooks.run)
+	n.group.Go("hooks", func(ctx context.Context) { n.hooks.Run(ctx, n.onApply) })
 	n.group.Go("nudge", n.nudges.Run)
 	n.group.Go("revive", n.reviveReplicas)
 	if n.cfg.Setup != nil {
@@ -359,8 +364,12 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
 		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.fresh.ConfirmTerm,
-		Halt:    func(err error) { n.replicaHalted(n.dbs.NameOf(incarnation, shown), err) },
-		Applied: func(m wire.Mark, e *wire.Entry) { n.hooks.applied(n.dbs.NameOf(incarnation, name), m, e) }, Watch: n.cfg.OnApply != nil,
+		Halt: func(err error) {
+			n.hooks.Stopped(incarnation)
+			n.replicaHalted(n.dbs.NameOf(incarnation, shown), err)
+		},
+		Applied: func(m wire.Mark, e *wire.Entry) { n.entryApplied(incarnation, m, e) },
+		Passed:  func(index uint64) { n.hooks.Passed(incarnation, index) }, Watch: n.cfg.OnApply != nil,
 		Library: library, Stop: n.done, Logger: n.log, BatchWindow: n.cfg.BatchWindow, BatchMaxUnits: n.cfg.BatchMaxSize,
 		MaxResult: n.cfg.MaxResultBytes, MaxUnitTime: n.cfg.MaxStatementTime, MaxWait: n.cfg.TxWaitTimeout, MaxSessionIdle: n.cfg.TxIdleTimeout, MaxSessionTime: n.cfg.TxTimeout, ReadConns: n.cfg.ReadConns,
 	}
@@ -476,14 +485,23 @@ func (n *Node) stopGroup() error {
 }
 
 // stopRaft waits for proposals that are out, because raft may forget to answer one
-// that is queued when it stops.
+// that is queued when it stops. A database that replays much holds it up no longer than
+// that: raft ends when its goroutine has handed over what it was about to.
 func (n *Node) stopRaft() error {
 	defer close(n.raftEnded)
 	n.dbs.StepDown()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = n.dbs.Drain(ctx)
-	return waitFuture(context.Background(), n.raft.Shutdown())
+	ended := make(chan error, 1)
+	go func() { ended <- n.raft.Shutdown().Error() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	n.dbs.Stop()
+	return <-ended
 }
 
 func engineFingerprint() uint64 { return sqlite.Fingerprint() }

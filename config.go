@@ -145,8 +145,9 @@ type Config struct {
 
 	// Logger gets what the node has to say. Default: nothing is logged.
 	Logger *slog.Logger
-	// OnApply is called after each replicated write, in order, off the apply path. See
-	// ApplyEvent.
+	// OnApply is called after each replicated write, in the order of the log across all
+	// databases, one call at a time and off the apply path: a slow one delays later
+	// events, and a database that lags delays those of others. See ApplyEvent.
 	OnApply func(ApplyEvent)
 	// OnEvent is called when something happens an operator should know of. It must not
 	// block for long.

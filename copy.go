@@ -5,25 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
+	"time"
 
-	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/plainfile"
+	"github.com/mentasystems/colmena/internal/wire"
 )
-
-// scratchPrefix begins the name of every directory made in scratch. What a crash leaves
-// of them is removed at the next start, as the snapshot store does with its own copies.
-const scratchPrefix = "copy-db-"
-
-// scratch makes a directory for temporary files on the databases' file system.
-func (n *Node) scratch() (dir string, remove func(), err error) {
-	dir, err = os.MkdirTemp(filepath.Join(n.cfg.DataDir, "scratch"), scratchPrefix)
-	return dir, func() {
-		if err := os.RemoveAll(dir); err != nil {
-			n.log.Warn("a temporary directory is left behind", "path", dir, "err", err)
-		}
-	}, err
-}
 
 // CopyTo writes a consistent state of a database to w, as a plain SQLite file that every
 // SQLite program opens, and returns the log index up to which it holds the database's
@@ -43,92 +30,97 @@ func (n *Node) CopyTo(ctx context.Context, db string, w io.Writer) (index uint64
 	if err := n.freshenHere(ctx, name, n.readMode(ctx, &dbOptions{})); err != nil {
 		return 0, err
 	}
-	dir, remove, err := n.scratch()
-	if err != nil {
-		return 0, fmt.Errorf("colmena: copy of database %q: %w", name, err)
-	}
-	defer remove()
-	path := filepath.Join(dir, "db")
-	if index, err = n.exportTo(ctx, name, path); err != nil {
-		return 0, fmt.Errorf("colmena: copy of database %q: %w", name, err)
-	}
-	if err := streamFile(ctx, w, path); err != nil {
-		return 0, fmt.Errorf("colmena: copy of database %q: %w", name, err)
-	}
-	return index, nil
+	c := plainfile.Copier{Scratch: n.scratch(), Databases: n.dbs, Done: n.done, Closed: ErrClosed, Error: readError}
+	return c.CopyTo(ctx, name, w)
 }
 
-// exportTo makes a plain file of a database's present state.
-func (n *Node) exportTo(ctx context.Context, name, path string) (uint64, error) {
-	for {
-		watch := n.dbs.Watch()
-		d := n.dbs.Get(name)
-		if d == nil {
-			return 0, errors.New("there is no such database: nothing was written to it yet")
-		}
-		err := copyPinned(ctx, d, path)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, engine.ErrClosed) {
-			return 0, readError(err)
-		}
-		select { // a copy from the leader is being installed, or the node closes
-		case <-watch:
-		case <-n.done:
-			return 0, ErrClosed
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
-	if err := engine.Fold(path); err != nil {
-		return 0, err
-	}
-	m, err := engine.Export(path)
-	return m.Index, err
+func (n *Node) scratch() plainfile.Scratch {
+	return plainfile.Scratch{Dir: filepath.Join(n.cfg.DataDir, "scratch"), Warn: n.log.Warn}
 }
 
-// copyPinned copies a database's files while they are frozen.
-func copyPinned(ctx context.Context, d *engine.DB, path string) error {
-	pin, err := d.Pin(ctx)
+// Load replaces a database's content by that of a plain SQLite file, which it reads from
+// r: one that CopyTo made, or any other that was closed properly (what a program has left
+// in a -wal or -journal file beside it is not read). The database need not exist. A
+// name of "" stands for DefaultDatabase. Load can be called on every node.
+//
+// The file is checked by SQLite, then written into a hidden database through the log, in
+// bounded chunks, and at the end the hidden database takes the name, in one step:
+// nobody ever sees a part of it, and until then the former content can be read and
+// written. What was written to it meanwhile is lost with it. If Load fails or ctx ends
+// before that step nothing has changed; the error is ErrOutcomeUnknown if the step itself
+// may or may not have been taken. What a crash left of a Load is removed by the next one
+// of the same database, or by this node's next one. Of two at once, the later wins.
+//
+// Tables keep their rows with their rowids, views, triggers, indexes, AUTOINCREMENT
+// counters, user_version and application_id are kept, and so are FTS5 and R-tree tables.
+// Statistics of ANALYZE, page size and auto_vacuum are not. What cannot be kept is
+// refused by name before anything is written: another virtual table, an FTS5 table
+// without texts, UTF-16, the rowid 2^63-1. A row of more than 16 MiB ends the load.
+//
+// Load takes free disk space of the file's size beside that of the new database.
+func (n *Node) Load(ctx context.Context, db string, r io.Reader) error {
+	if n.isClosed() {
+		return ErrClosed
+	}
+	name, err := checkName(db)
 	if err != nil {
 		return err
 	}
-	defer pin.Release()
-	for _, part := range []struct {
-		path string
-		copy func(context.Context, *os.File) error
-	}{{path, pin.CopyMain}, {path + "-wal", pin.CopyWAL}} {
-		f, err := os.OpenFile(part.path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(part.copy(ctx, f), f.Close()); err != nil {
-			return err
-		}
+	l := plainfile.Loader{
+		Scratch: n.scratch(), Names: n.hiddenNames(), Library: n.library, Write: n.write, Error: readError,
+		Admit: n.admitDatabase, Replaced: n.awaitReplaced, Forget: n.fresh.Forget,
+	}
+	return l.Load(ctx, name, r)
+}
+
+func (n *Node) hiddenNames() plainfile.Names {
+	return plainfile.Names{NodeID: n.id.NodeID, Process: uint32(n.proposer)}
+}
+
+func (n *Node) admitDatabase() error {
+	if len(n.dbs.All()) > maxDatabases {
+		return &LimitError{Msg: fmt.Sprintf("a cluster holds at most %d databases", maxDatabases)}
 	}
 	return nil
 }
 
-func streamFile(ctx context.Context, w io.Writer, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
+// awaitReplaced has this node show its own load, as it does every other write of its own.
+func (n *Node) awaitReplaced(ctx context.Context, name string, index uint64) {
+	wait, cancel := context.WithTimeout(ctx, ownWritesPatience)
+	defer cancel()
+	if n.awaitApplied(wait, index) != nil {
+		n.fresh.Acknowledged(name, index)
 	}
-	defer f.Close()
-	_, err = io.Copy(w, &contextReader{ctx, f})
+}
+
+// awaitApplied waits until this node has been handed everything up to index, and has
+// followed what it says of the databases there are.
+func (n *Node) awaitApplied(ctx context.Context, index uint64) error {
+	for {
+		watch := n.dbs.Watch()
+		if n.applied.Load() >= index {
+			return nil
+		}
+		tick := time.NewTimer(localPatience)
+		select {
+		case <-watch:
+		case <-tick.C:
+		case <-ctx.Done():
+		case <-n.done:
+		}
+		tick.Stop()
+		if ctx.Err() != nil || n.isClosed() {
+			return errors.Join(ctx.Err(), ErrNotCaughtUp)
+		}
+	}
+}
+
+// hiddenExists tells, of a hidden database that this node has not opened, whether the
+// catalogue knows it. Writing to one never makes it.
+func (n *Node) hiddenExists(ctx context.Context, name string) error {
+	found, err := n.dbs.Names(ctx, name)
+	if err == nil && !found {
+		err = &wire.Error{Code: wire.ErrNoDatabase, Msg: "the load was given up, or another load of the same database began"}
+	}
 	return err
-}
-
-// contextReader ends when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *contextReader) Read(b []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(b)
 }

@@ -153,16 +153,16 @@ func (o *told) all() []colmena.ApplyEvent {
 	return append([]colmena.ApplyEvent(nil), o.events...)
 }
 
-// inOrder checks that a database's events come in order and none twice.
+// inOrder checks that events come in order, across databases, and none twice.
 func inOrder(t *testing.T, node int, events []colmena.ApplyEvent) {
 	t.Helper()
-	last := map[string]uint64{}
+	last := uint64(0)
 	for _, e := range events {
-		if e.Gap == nil && e.Index <= last[e.DB] {
-			t.Errorf("node %d: database %q: entry %d after %d", node, e.DB, e.Index, last[e.DB])
+		if e.Index < last || e.Gap == nil && e.Index == last {
+			t.Errorf("node %d: database %q: entry %d after %d", node, e.DB, e.Index, last)
 		}
+		last = e.Index
 		if e.Gap == nil {
-			last[e.DB] = e.Index
 			if len(e.Statements) != len(e.Results) || e.Time.IsZero() || e.Term == 0 {
 				t.Errorf("node %d: %+v", node, e)
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -52,7 +53,12 @@ func (f *fsm) deliver(l *raft.Log) {
 		f.n.missed(l.Index, "log", fmt.Errorf("entry %v belongs to database %d, which this node does not know", mark, inc))
 		return
 	}
-	db.Deliver(mark, l.Data)
+	if inc != 0 && !plainfile.IsHidden(db.Name()) {
+		f.n.hooks.Register(inc, db.Name(), l.Index, len(l.Data))
+	}
+	if !db.Deliver(mark, l.Data) {
+		f.n.hooks.Stopped(inc)
+	}
 	if inc != 0 {
 		return
 	}
@@ -67,17 +73,25 @@ func (f *fsm) deliver(l *raft.Log) {
 }
 
 // missed notes that entries from index on did not reach their databases, and halts:
-// before this node goes on they must be read from the log again.
+// before this node goes on they must be read from the log again. What it does not take
+// in while it closes is read again at the next start.
 func (n *Node) missed(index uint64, name string, err error) {
+	if n.isClosed() {
+		return
+	}
 	if from := n.missedFrom.Load(); from == 0 || index < from {
 		n.missedFrom.Store(index)
 	}
+	n.hooks.Skipped(index)
 	n.replicaHalted(name, err)
 }
 
 // Snapshot implements raft.FSM. A replica that has not applied what it was given
 // must not say that it has (H2); while a copy is on its way the log is kept (H19).
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	if f.n.isClosed() {
+		return nil, ErrClosed // the databases may not take in any more what they are handed
+	}
 	if f.n.snaps.Sending() > 0 {
 		return nil, errors.New("colmena: a copy is being sent; the log is kept until it has arrived")
 	}
@@ -107,15 +121,18 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	n.delivering.Lock()
 	defer n.delivering.Unlock()
 	if err := n.snaps.Install(id, n.dbs.Close, func(dir string) error { return n.dbs.Open(dir, false) }); err != nil {
-		n.replicaHalted("system", fmt.Errorf("a copy from the leader could not be installed: %w", err))
+		n.hooks.Closed()
+		// What the databases had not applied when they were closed is read again, if they
+		// were opened where they had been.
+		n.missed(1, "system", fmt.Errorf("a copy from the leader could not be installed: %w", err))
 		return err
 	}
 	n.halted.Store(nil)
 	n.missedFrom.Store(0) // the copy holds them
-	n.hooks.gap()
 	if list, err := n.snaps.List(); err == nil && len(list) > 0 {
 		n.applied.Store(max(n.applied.Load(), list[0].Index)) // the newest is the one installed
 	}
+	n.hooks.Installed(n.applied.Load())
 	if err := n.gens.Collect(); err != nil {
 		n.log.Warn("old generation is left behind", "err", err)
 	}

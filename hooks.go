@@ -1,28 +1,31 @@
 package colmena
 
 import (
-	"context"
 	"fmt"
-	"sync"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
-// ApplyEvent tells of one replicated entry, or of a gap.
+// ApplyEvent tells of one replicated entry, or of a gap. Index never goes back from one
+// event to the next, whichever databases they are of, and no entry is told of twice while
+// a node runs; after a restart events begin with what was not applied before it.
 type ApplyEvent struct {
-	Index, Term uint64
+	Index, Term uint64    // of a gap: Gap.To, and 0
 	Time        time.Time // of the leader, the same on every node
-	DB          string
+	DB          string    // "" for a gap in what was told of several databases
 	Statements  []string
 	Results     []ExecResult // of each statement
-	// Gap is set instead when entries were applied of which nothing is told: the
-	// queue overflowed, or a copy of the database was installed. What was derived
-	// from earlier events must be built anew.
+	// Gap is set instead when there are entries of which nothing is told: the queue
+	// overflowed, a copy of the databases was installed, Load gave the database another
+	// content, or this node's replica of it has stopped (then a second gap follows when
+	// it has caught up). What was derived from earlier events must be built anew.
 	Gap *Gap
 }
 
-// Gap is a range of log indexes, both ends included; To is 0 while the end is not known.
+// Gap is a range of log indexes, both ends included. It may reach back before entries
+// that were told of.
 type Gap struct{ From, To uint64 }
 
 // EventKind says what happened.
@@ -71,133 +74,43 @@ func (n *Node) contain(hook string) {
 	}
 }
 
-// maxQueuedEvents bounds what waits for a slow hook.
-const maxQueuedEvents = 4096
-
-// hookQueue calls Config.OnApply, in order, off the apply path. Databases apply in
-// parallel, so the order is that of each database.
-type hookQueue struct {
-	n    *Node
-	wake chan struct{} // one slot
-
-	mu     sync.Mutex
-	events []ApplyEvent
-	lost   *Gap              // what did not fit, told when there is room
-	seen   map[string]uint64 // last index told of, by database
+// appliedEntry is what a database has applied.
+type appliedEntry struct {
+	term  uint64
+	entry *wire.Entry
 }
 
-func newHookQueue(n *Node) *hookQueue {
-	return &hookQueue{n: n, wake: make(chan struct{}, 1), seen: map[string]uint64{}}
-}
-
-// applied is called after each commit by the database's goroutine.
-func (q *hookQueue) applied(db string, mark wire.Mark, e *wire.Entry) {
-	if q.n.leading.Load() != 0 {
-		q.n.nudge(mark)
+// entryApplied is called after each commit by the database's goroutine. The entry is
+// given only where somebody is to be told of it.
+func (n *Node) entryApplied(incarnation uint64, mark wire.Mark, e *wire.Entry) {
+	if n.leading.Load() != 0 {
+		n.nudge(mark)
 	}
-	if e == nil || db == systemName || isHidden(db) {
-		return
-	}
-	ev := ApplyEvent{Index: mark.Index, Term: mark.Term, Time: time.UnixMilli(e.Time), DB: db}
-	for i := range e.Units {
-		for j := range e.Units[i].Statements {
-			s := &e.Units[i].Statements[j]
-			ev.Statements = append(ev.Statements, s.SQL)
-			ev.Results = append(ev.Results, ExecResult{LastInsertID: s.Outcome.LastInsertID, RowsAffected: s.Outcome.RowsAffected})
-		}
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if mark.Index <= q.seen[db] {
-		return
-	}
-	q.seen[db] = mark.Index
-	q.add(ev)
-}
-
-func (q *hookQueue) add(ev ApplyEvent) {
-	switch {
-	case q.lost != nil && ev.Gap == nil:
-		q.lost.To = max(q.lost.To, ev.Index)
-	case len(q.events) >= maxQueuedEvents:
-		q.lost = &Gap{From: ev.Index, To: ev.Index}
-	default:
-		q.events = append(q.events, ev)
-	}
-	select {
-	case q.wake <- struct{}{}:
-	default:
+	if e != nil {
+		n.hooks.Applied(incarnation, mark.Index, appliedEntry{mark.Term, e})
 	}
 }
 
-// gap says that entries were skipped, because a copy was installed.
-func (q *hookQueue) gap() {
-	if q.n.cfg.OnApply == nil {
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	g := Gap{From: 1}
-	for _, d := range q.n.dbs.All() {
-		name, now := d.Name(), d.Mark().Index
-		if d.Incarnation() == 0 {
-			continue
-		}
-		if from := q.seen[name] + 1; g.To == 0 || from < g.From {
-			g.From = from // the database that was told of least far
-		}
-		g.To = max(g.To, now)
-		q.seen[name] = max(q.seen[name], now)
-	}
-	if q.lost != nil {
-		q.lost.From, q.lost.To = min(q.lost.From, g.From), max(q.lost.To, g.To)
-		return
-	}
-	q.add(ApplyEvent{Gap: &g})
-}
-
-func (q *hookQueue) run(ctx context.Context) {
-	if q.n.cfg.OnApply == nil {
-		return
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-q.wake:
-		}
-		for {
-			ev, ok := q.next()
-			if !ok || ctx.Err() != nil {
-				break
+// onApply calls Config.OnApply.
+func (n *Node) onApply(e hooks.Event[appliedEntry]) {
+	ev := ApplyEvent{Index: e.Index, DB: e.DB, Term: e.Value.term}
+	if e.Gap != nil {
+		ev.Gap = &Gap{From: e.Gap.From, To: e.Gap.To}
+	} else {
+		ev.Time = time.UnixMilli(e.Value.entry.Time)
+		for i := range e.Value.entry.Units {
+			for j := range e.Value.entry.Units[i].Statements {
+				s := &e.Value.entry.Units[i].Statements[j]
+				ev.Statements = append(ev.Statements, s.SQL)
+				ev.Results = append(ev.Results, ExecResult{LastInsertID: s.Outcome.LastInsertID, RowsAffected: s.Outcome.RowsAffected})
 			}
-			q.call(ev)
 		}
 	}
-}
-
-func (q *hookQueue) next() (ApplyEvent, bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.events) > 0 {
-		ev := q.events[0]
-		q.events = q.events[1:]
-		return ev, true
-	}
-	if q.lost != nil {
-		ev := ApplyEvent{Gap: q.lost}
-		q.lost = nil
-		return ev, true
-	}
-	return ApplyEvent{}, false
-}
-
-func (q *hookQueue) call(ev ApplyEvent) {
 	defer func() {
 		if r := recover(); r != nil {
-			q.n.log.Error("a hook panicked", "hook", "OnApply", "panic", fmt.Sprint(r))
-			q.n.event(Event{Kind: EventHookPanicked, DB: ev.DB, Err: fmt.Errorf("OnApply: %v", r)})
+			n.log.Error("a hook panicked", "hook", "OnApply", "panic", fmt.Sprint(r))
+			n.event(Event{Kind: EventHookPanicked, DB: ev.DB, Err: fmt.Errorf("OnApply: %v", r)})
 		}
 	}()
-	q.n.cfg.OnApply(ev)
+	n.cfg.OnApply(ev)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -126,7 +127,7 @@ func (n *Node) ensureSystem(ctx context.Context) error {
 	if n.dbs.ClusterID() == "" {
 		args := wire.NewArgs(1)
 		args.Add(wire.Text(n.clusterID()))
-		if _, err := sys.Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: systemSchema, Args: args.Args()}}}); err != nil {
+		if _, err := sys.Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: catalogue.Schema, Args: args.Args()}}}); err != nil {
 			return err
 		}
 	}
@@ -231,7 +232,7 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 func (n *Node) catchUp(ctx context.Context) error {
 	// The system database comes first: it says which others there are.
-	if err := n.fresh.CatchUp(ctx, systemName, n.dbs.System()); err != nil {
+	if err := n.fresh.CatchUp(ctx, catalogue.SystemName, n.dbs.System()); err != nil {
 		return err
 	}
 	if err := n.fresh.AwaitSystem(ctx); err != nil {

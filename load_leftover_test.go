@@ -3,6 +3,10 @@ package colmena
 import (
 	"bytes"
 	"testing"
+
+	"github.com/mentasystems/colmena/internal/catalogue"
+	"github.com/mentasystems/colmena/internal/plainfile"
+	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // What a crash leaves of a load is removed by the next one of the same database,
@@ -20,15 +24,19 @@ func TestLoadRemovesWhatACrashLeft(t *testing.T) {
 	if _, err := n.CopyTo(t.Context(), "", &file); err != nil {
 		t.Fatal(err)
 	}
-	other := digest("another node", 12) + "."
+	other := plainfile.Names{NodeID: "another node"}
+	earlier := plainfile.Names{NodeID: n.id.NodeID, Process: uint32(n.proposer) + 1}
 	left := []string{
-		n.hiddenTarget("default") + other + "00000000.00000000",     // another node's, of this database
-		n.hiddenTarget("x") + n.hiddenOwner() + "00000000.00000000", // an earlier process of this node's
-		n.hiddenTarget("y") + other + "00000000.00000000",           // another node's, perhaps under way
-		n.hiddenName("z"), // this process's, under way
+		other.Hidden("default"),     // another node's, of this database
+		earlier.Hidden("x"),         // an earlier process of this node's
+		other.Hidden("y"),           // another node's, perhaps under way
+		n.hiddenNames().Hidden("z"), // this process's, under way
 	}
 	for _, name := range left {
-		if _, err := n.writeSystem(t.Context(), systemStatement("INSERT INTO databases(name) VALUES(?1)", name)); err != nil {
+		args := wire.NewArgs(1)
+		args.Add(wire.Text(name))
+		u := wire.Unit{Statements: []wire.Statement{{SQL: "INSERT INTO databases(name) VALUES(?1)", Args: args.Args()}}}
+		if _, err := n.write(t.Context(), catalogue.SystemName, u); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -32,6 +32,7 @@ func (n *Node) newGauge() *freshness.Gauge {
 			Follows: func(index uint64) bool { return n.dbs.Follows(index) },
 			Watch:   func() <-chan struct{} { return n.dbs.Watch() },
 			Halted:  n.haltedErr,
+			Missing: func() bool { return n.missedFrom.Load() != 0 },
 		},
 		Leadership: freshness.Leadership{
 			Term: n.leading.Load, Leader: n.leader, Watch: n.stateWatch, Await: n.awaitLeader, Pause: n.pause,

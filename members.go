@@ -25,24 +25,6 @@ const (
 	formatMax uint16 = 1
 )
 
-// WriteFormat is the version that nodes write: the newest that every member on record
-// reads, learners included, and this node itself.
-func (s *databases) WriteFormat() uint16 {
-	v := formatMax
-	for _, m := range s.Members() {
-		v = min(v, m.FormatMax)
-	}
-	return v
-}
-
-// CheckFormats keeps a node out that could not read what the cluster writes.
-func (s *databases) CheckFormats(c memberChange) error {
-	if v := s.WriteFormat(); c.FormatMin > v || c.FormatMax < v {
-		return fmt.Errorf("colmena: node %q reads formats %d to %d, and the cluster writes %d: start it with a version that reads that", c.ID, c.FormatMin, c.FormatMax, v)
-	}
-	return nil
-}
-
 // Member is a node of the cluster.
 type Member struct {
 	ID     string
@@ -195,7 +177,7 @@ func (n *Node) changeHere(ctx context.Context, c memberChange) error {
 	var err error
 	switch c.Kind {
 	case changeJoin:
-		if err := n.dbs.CheckFormats(c); err != nil {
+		if err := n.dbs.CheckFormats(c.ID, c.FormatMin, c.FormatMax); err != nil {
 			return err
 		}
 		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
@@ -326,30 +308,6 @@ func (n *Node) selfMember(voter bool) membership.Record {
 		m.Addr = n.net.Advertised()
 	}
 	return m
-}
-
-func (s *databases) Member(id string) (membership.Record, bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	m, ok := s.members[id]
-	return m, ok
-}
-
-func (s *databases) Members() []membership.Record {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var out []membership.Record
-	for _, m := range s.members {
-		out = append(out, m)
-	}
-	slices.SortFunc(out, func(a, b membership.Record) int { return strings.Compare(a.ID, b.ID) })
-	return out
-}
-
-func (s *databases) ClusterID() string {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.cluster
 }
 
 func (n *Node) clusterID() string {

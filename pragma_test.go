@@ -31,7 +31,7 @@ func TestPragmasAnswerAsSQLite(t *testing.T) {
 		"PRAGMA mmap_size", "PRAGMA mmap_size=1000000", "PRAGMA mmap_size", "PRAGMA locking_mode", "PRAGMA locking_mode=normal",
 		"PRAGMA wal_autocheckpoint", "PRAGMA wal_autocheckpoint=50", "PRAGMA wal_autocheckpoint=-3", "PRAGMA wal_autocheckpoint",
 		"PRAGMA journal_size_limit", "PRAGMA journal_size_limit=1234", "PRAGMA journal_size_limit=-7", "PRAGMA optimize", "PRAGMA optimize(0x10002)",
-		"PRAGMA recursive_triggers", "PRAGMA recursive_triggers=off", "PRAGMA defer_foreign_keys", "PRAGMA defer_foreign_keys=0", "PRAGMA wal_checkpoint(TRUNCATE)",
+		"PRAGMA recursive_triggers", "PRAGMA recursive_triggers=on", "PRAGMA recursive_triggers", "PRAGMA recursive_triggers=off", "PRAGMA defer_foreign_keys", "PRAGMA defer_foreign_keys=0", "PRAGMA wal_checkpoint(TRUNCATE)",
 		"PRAGMA user_version", "PRAGMA user_version=3", "PRAGMA user_version", "PRAGMA application_id(77)", "PRAGMA application_id", "PRAGMA query_only", "PRAGMA query_only=0",
 		"PRAGMA analysis_limit", "PRAGMA analysis_limit=400", "PRAGMA encoding", "PRAGMA encoding='UTF-8'", "PRAGMA auto_vacuum", "PRAGMA auto_vacuum=0", "PRAGMA page_size", "PRAGMA page_size=4096",
 		"PRAGMA legacy_alter_table=off", "PRAGMA writable_schema", "PRAGMA writable_schema=off", "PRAGMA read_uncommitted", "PRAGMA automatic_index", "PRAGMA shrink_memory", "PRAGMA incremental_vacuum",
@@ -50,7 +50,7 @@ func TestPragmasAnswerAsSQLite(t *testing.T) {
 func TestPragmasThatWouldPartAReplicaAreRefused(t *testing.T) {
 	db := testNode(t).DB()
 	for _, q := range []string{"PRAGMA journal_mode=DELETE", "PRAGMA journal_mode(off)", "PRAGMA locking_mode=EXCLUSIVE", "PRAGMA encoding='UTF-16'", "PRAGMA page_size=512", "PRAGMA auto_vacuum=1",
-		"PRAGMA writable_schema=ON", "PRAGMA recursive_triggers=1", "PRAGMA foreign_keys=banana", "PRAGMA ignore_check_constraints=true", "PRAGMA schema_version=7", "PRAGMA hard_heap_limit=1"} {
+		"PRAGMA writable_schema=ON", "PRAGMA recursive_triggers=banana", "PRAGMA foreign_keys=banana", "PRAGMA ignore_check_constraints=true", "PRAGMA schema_version=7", "PRAGMA hard_heap_limit=1"} {
 		var refused *RefusedError
 		if _, err := db.Exec(q); !errors.As(err, &refused) {
 			t.Errorf("%s: %v, want a RefusedError", q, err)

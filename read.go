@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/rowstream"
@@ -98,7 +99,7 @@ func (n *Node) reader(ctx context.Context, db string) (*engine.Reader, error) {
 		switch {
 		case d == nil:
 			r, err = n.empty.Reader(ctx)
-		case d.Err() != nil && !localFailure(d.Err()):
+		case d.Err() != nil && !catalogue.LocalFailure(d.Err()):
 			return nil, userError(d.Err()) // it may have parted from the others
 		default:
 			r, err = d.Reader(ctx)

@@ -2,14 +2,11 @@ package colmena
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/mentasystems/colmena/internal/engine"
-	"github.com/mentasystems/colmena/internal/wire"
+	"github.com/mentasystems/colmena/internal/catalogue"
 )
 
 // reviveTick is how often a replica that stopped for a local reason is tried again.
@@ -31,7 +28,7 @@ func (n *Node) reviveReplicas(ctx context.Context) {
 		if n.halted.Load() == nil {
 			continue
 		}
-		if err := n.goOn(); err != nil {
+		if err := n.goOn(ctx); err != nil {
 			n.log.Warn("this node cannot go on yet", "err", err)
 			continue
 		}
@@ -43,128 +40,38 @@ func (n *Node) reviveReplicas(ctx context.Context) {
 
 // goOn brings back everything that stopped, or tells what keeps it from that. The
 // log's goroutine delivers nothing meanwhile.
-func (n *Node) goOn() error {
+func (n *Node) goOn(ctx context.Context) error {
 	n.delivering.Lock()
 	defer n.delivering.Unlock()
 	if err := n.store.Failure(); err != nil {
 		return err
 	}
-	for _, d := range n.dbs.All() {
-		if d.Err() == nil {
-			continue
-		}
-		if err := n.revive(d); err != nil {
-			return err
-		}
-	}
-	// The set of databases may have waited for one of them, and entries for the set.
-	if err := n.dbs.System().Drain(n.group.Context()); err != nil {
+	if err := n.dbs.GoOn(ctx, deliveredLog{n}, n.missedFrom.Load()); err != nil {
 		return err
 	}
-	if err := n.dbs.Reload(); err != nil {
-		return err
-	}
-	if from := n.missedFrom.Load(); from != 0 {
-		if err := n.redeliver(from, func(uint64) bool { return true }); err != nil {
-			return err
-		}
-		n.missedFrom.Store(0)
-	}
-	return n.dbs.Drain(n.group.Context())
-}
-
-// localFailure reports whether a replica stopped for a reason that may pass.
-func localFailure(err error) bool {
-	var div *engine.DivergedError
-	var gap *engine.GapError
-	return !errors.As(err, &div) && !errors.As(err, &gap) && !errors.Is(err, wire.ErrCorrupt)
-}
-
-// revive opens a stopped database anew and hands it what it has not applied.
-func (n *Node) revive(old *engine.DB) error {
-	var lack *engine.LackError
-	if err := old.Err(); !localFailure(err) || errors.As(err, &lack) {
-		return err // what it lacks it gets at the next start
-	}
-	d, err := n.dbs.Reopen(old)
-	if err != nil {
-		return err
-	}
-	// What the log no longer holds is older than a snapshot, and so in the file; a gap
-	// would be noticed.
-	return n.redeliver(d.Mark().Index+1, func(inc uint64) bool { return inc == d.Incarnation() })
-}
-
-// redeliver hands databases their entries again, from the log; what they hold already
-// they pass over.
-func (n *Node) redeliver(from uint64, wanted func(incarnation uint64) bool) error {
-	first, err := n.store.FirstIndex()
-	if err != nil {
-		return err
-	}
-	for i := max(from, first); i <= n.applied.Load(); i++ {
-		var l raft.Log
-		if err := n.store.GetLog(i, &l); err != nil {
-			return fmt.Errorf("entry %d cannot be read again: %w", i, err)
-		}
-		if l.Type != raft.LogCommand {
-			continue
-		}
-		inc, _, _, _, err := wire.EntryOwner(l.Data)
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", i, err)
-		}
-		if !wanted(inc) {
-			continue
-		}
-		db, known := n.dbs.Route(inc)
-		switch {
-		case db != nil:
-			db.Deliver(wire.Mark{Term: l.Term, Index: l.Index}, l.Data)
-		case !known:
-			return fmt.Errorf("entry %d belongs to database %d, which this node does not know", i, inc)
-		}
-		if inc != 0 {
-			continue
-		}
-		if err := db.Drain(n.group.Context()); err != nil {
-			return err
-		}
-		if err := n.dbs.Reload(); err != nil {
-			return err
-		}
-	}
+	n.missedFrom.Store(0)
+	n.hooks.GoOn(n.applied.Load(), func(incarnation uint64) bool {
+		d, _ := n.dbs.Route(incarnation)
+		return d != nil && d.Err() != nil
+	})
 	return nil
 }
 
-// Reopen replaces a stopped database by its file opened anew.
-func (s *databases) Reopen(old *engine.DB) (*engine.DB, error) {
-	s.change.Lock()
-	defer s.change.Unlock()
-	s.mu.RLock()
-	current := s.byInc[old.Incarnation()]
-	if old.Incarnation() == 0 {
-		current = s.sys
+// deliveredLog is the log as far as the databases were handed it.
+type deliveredLog struct{ n *Node }
+
+var _ catalogue.Log = deliveredLog{}
+
+func (l deliveredLog) First() (uint64, error) { return l.n.store.FirstIndex() }
+func (l deliveredLog) Last() uint64           { return l.n.applied.Load() }
+
+func (l deliveredLog) Entry(index uint64) (term uint64, data []byte, err error) {
+	var e raft.Log
+	if err := l.n.store.GetLog(index, &e); err != nil || e.Type != raft.LogCommand {
+		return 0, nil, err
 	}
-	s.mu.RUnlock()
-	if current != old {
-		return nil, errors.New("it was replaced meanwhile")
+	if e.Data == nil {
+		e.Data = []byte{} // no entry, which must be found out and not passed over
 	}
-	if err := old.Close(); err != nil {
-		s.log("a stopped database could not be closed cleanly", "db", old.Name(), "err", err)
-	}
-	d, err := engine.Open(s.cfg(old.Name(), old.Incarnation(), s.path(old)))
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if d.Incarnation() == 0 {
-		s.sys = d
-	} else {
-		s.byInc[d.Incarnation()], s.byName[d.Name()] = d, d
-	}
-	close(s.changed)
-	s.changed = make(chan struct{})
-	return d, nil
+	return e.Term, e.Data, nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/promtext"
 )
 
@@ -85,13 +86,13 @@ func (n *Node) Status() Status {
 		}
 	}
 	for _, d := range n.dbs.All() {
-		if d.Incarnation() != 0 && !isHidden(d.Name()) {
+		if d.Incarnation() != 0 && !plainfile.IsHidden(d.Name()) {
 			s.Databases = append(s.Databases, databaseStatus(d))
 		}
 	}
 	s.Writes, s.ForwardedWrites = n.count.writes.Load(), n.count.forwarded.Load()
 	s.ReadsNone, s.ReadsWeak, s.ReadsStrong = n.count.reads[None].Load(), n.count.reads[Weak].Load(), n.count.reads[Strong].Load()
-	s.SnapshotSends = n.dbs.sends.Load()
+	s.SnapshotSends = n.dbs.Sends()
 	return s
 }
 

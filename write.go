@@ -7,7 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -248,7 +250,7 @@ func (n *Node) databaseForWrite(ctx context.Context, name string) (*engine.DB, e
 const maxDatabases = 1024
 
 func (n *Node) createDatabase(ctx context.Context, name string) error {
-	if isHidden(name) {
+	if plainfile.IsHidden(name) {
 		return n.hiddenExists(ctx, name)
 	}
 	name, err := checkName(name)
@@ -272,7 +274,7 @@ func (n *Node) registerOrigin(ctx context.Context) (uint64, error) {
 		{SQL: "DELETE FROM instances WHERE origin < (SELECT seq FROM sqlite_sequence WHERE name='instances') - 1000"},
 		{SQL: "INSERT INTO instances(node) VALUES(?)", Args: args.Args()},
 	}}
-	res, _, err := n.writeUnit(ctx, systemName, u)
+	res, _, err := n.writeUnit(ctx, catalogue.SystemName, u)
 	return uint64(res.Result.LastInsertID), err
 }
 
@@ -285,7 +287,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 	}
 	args := wire.NewArgs(1)
 	args.Add(wire.Text(name))
-	res, err := n.write(ctx, systemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
+	res, err := n.write(ctx, catalogue.SystemName, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM databases WHERE name = ?", Args: args.Args()}}})
 	if err != nil {
 		return err
 	}
@@ -300,7 +302,7 @@ func (n *Node) DropDB(ctx context.Context, name string) error {
 func (n *Node) Databases() []string {
 	var names []string
 	for _, d := range n.dbs.All() {
-		if d.Incarnation() != 0 && !isHidden(d.Name()) {
+		if d.Incarnation() != 0 && !plainfile.IsHidden(d.Name()) {
 			names = append(names, d.Name())
 		}
 	}

@@ -3,7 +3,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -56,14 +55,22 @@ type replayed struct {
 	entry *wire.Entry
 }
 
-// consume takes in what the node delivered, in order.
+// consume takes in what the node delivered, in order. When the database ends meanwhile
+// it stops between two entries.
 func (d *DB) consume(items []logItem) {
 	tx := replayTx{mark: d.Mark()}
+	passed := uint64(0)
 	for i := range items {
 		it := &items[i]
 		if d.halted.Load() != nil {
 			d.discard(items[i:])
 			return
+		}
+		if d.ending.Load() {
+			for k := range items[i:] {
+				items[i+k].dropped()
+			}
+			break
 		}
 		if it.kind != itemEntry {
 			d.commitReplay(&tx)
@@ -71,6 +78,7 @@ func (d *DB) consume(items []logItem) {
 		switch it.kind {
 		case itemEntry:
 			d.take(&tx, it)
+			passed = it.mark.Index
 		case itemLead:
 			d.leading.Store(it.mark.Term)
 		case itemStepDown:
@@ -82,11 +90,16 @@ func (d *DB) consume(items []logItem) {
 		}
 	}
 	d.commitReplay(&tx)
-	for _, it := range slices.Backward(items) {
-		if it.kind == itemEntry {
-			d.passed.Store(it.mark.Index)
-			break
-		}
+	if passed != 0 && d.halted.Load() == nil {
+		d.passed.Store(passed)
+		d.tellPassed(passed)
+	}
+}
+
+// tellPassed says that every entry up to index was dealt with.
+func (d *DB) tellPassed(index uint64) {
+	if d.cfg.Passed != nil {
+		d.cfg.Passed(index)
 	}
 }
 
@@ -138,6 +151,9 @@ func (d *DB) take(tx *replayTx, it *logItem) {
 		// happened, so its units may run again.
 		d.undoEpoch(e, nil)
 	case !apply:
+		if !tx.open { // otherwise it is told with those before it
+			d.tellPassed(it.mark.Index)
+		}
 	case own:
 		d.commitOwn(e, it.mark)
 	default:

@@ -67,10 +67,14 @@ type Config struct {
 	// must not block. The entry is nil unless Watch is set.
 	Applied func(wire.Mark, *wire.Entry)
 	Watch   bool
+	// Passed, if not nil, is called with the index up to which every entry was dealt
+	// with: applied, or passed over, which Applied does not tell of. It must not block.
+	Passed func(index uint64)
 	// Library is what the application adds to SQL, nil nothing.
 	Library *Library
 	// Stop, when closed, ends the queries that run; they give ErrClosed. Close alone
-	// lets them go on, for a copy may take this database's place.
+	// lets them go on, for a copy may take this database's place. A Deliver that waits
+	// for room then ends the database, because its log is long and the node closes.
 	Stop   <-chan struct{}
 	Now    func() time.Time // wall clock, default time.Now
 	Logger *slog.Logger
@@ -148,6 +152,7 @@ type DB struct {
 	logBytes int
 	control  []func()
 	closing  bool
+	closed   bool          // Close has been here
 	logRoom  chan struct{} // closed and replaced when log shrinks
 	wake     chan struct{} // one slot: something was queued
 	stopped  chan struct{} // closed when the owner has ended
@@ -157,6 +162,7 @@ type DB struct {
 	delivered atomic.Uint64 // index of the last entry taken in
 	passed    atomic.Uint64 // and of the last one dealt with
 	leading   atomic.Uint64 // term in which this node may open epochs, 0 none
+	ending    atomic.Bool   // as closing, for the owner between two entries
 	urgent    atomic.Bool   // the owner should stop a running statement: the log or a stop waits
 	halted    atomic.Pointer[haltError]
 	mark      atomic.Pointer[wire.Mark]
@@ -299,9 +305,9 @@ func (d *DB) Leading() uint64 { return d.leading.Load() }
 
 // Deliver hands a committed entry to the database, in log order. It blocks while
 // more bytes wait than MaxLogQueue, unless the replica has halted: then the entry is
-// dropped, to be read from the log again (H27).
-func (d *DB) Deliver(mark wire.Mark, data []byte) {
-	d.enqueue(logItem{kind: itemEntry, mark: mark, data: data})
+// dropped, to be read from the log again (H27). It reports whether the entry was taken.
+func (d *DB) Deliver(mark wire.Mark, data []byte) bool {
+	return d.enqueue(logItem{kind: itemEntry, mark: mark, data: data})
 }
 
 // Drain waits until everything delivered so far is applied.
@@ -322,8 +328,12 @@ func (d *DB) Drain(ctx context.Context) error {
 }
 
 // Settle waits until every entry delivered so far is applied or passed over. Unlike
-// Drain it does not wait for a unit that runs when there is none.
+// Drain it does not wait for a unit that runs when there is none. Of a database that
+// ends it cannot be said.
 func (d *DB) Settle(ctx context.Context) error {
+	if d.ending.Load() {
+		return ErrClosed // it may have been handed more than it took
+	}
 	at := d.delivered.Load()
 	for d.Mark().Index < at && d.passed.Load() < at {
 		short, cancel := context.WithTimeout(ctx, settleLook)
@@ -415,17 +425,28 @@ func (d *DB) Do(ctx context.Context, fn func()) error {
 	}
 }
 
-// Close ends the owner: what was not proposed was not applied, what was proposed has
-// an unknown outcome. It waits for the owner and closes every connection; readers
-// still held close when they are released.
-func (d *DB) Close() error {
+// Stop begins to end the owner and does not wait for it: nothing more is taken in, and
+// of what was the owner finishes the entry that it replays. The rest is read from the
+// log again when the file is opened. Close follows.
+func (d *DB) Stop() {
 	d.mu.Lock()
-	already := d.closing
 	d.closing = true
+	d.ending.Store(true)
 	d.urgent.Store(true)
 	d.mu.Unlock()
 	d.signal()
+}
+
+// Close ends the owner, as Stop does: what was not proposed was not applied, what was
+// proposed has an unknown outcome. It waits for the owner and closes every connection;
+// readers still held close when they are released.
+func (d *DB) Close() error {
+	d.Stop()
 	<-d.stopped
+	d.mu.Lock()
+	already := d.closed
+	d.closed = true
+	d.mu.Unlock()
 	if already {
 		return nil
 	}

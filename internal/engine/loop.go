@@ -46,13 +46,14 @@ func (h *haltError) Error() string {
 
 func (h *haltError) Unwrap() []error { return []error{ErrHalted, h.err} }
 
-func (d *DB) enqueue(it logItem) {
+// enqueue reports whether the owner will see the item, if nothing stops it before.
+func (d *DB) enqueue(it logItem) bool {
 	for {
 		d.mu.Lock()
 		if d.closing || d.halted.Load() != nil {
 			d.mu.Unlock()
 			it.dropped()
-			return
+			return false
 		}
 		if it.kind != itemEntry || d.logBytes == 0 || d.logBytes+len(it.data) <= d.cfg.MaxLogQueue {
 			break
@@ -62,7 +63,10 @@ func (d *DB) enqueue(it logItem) {
 		select {
 		case <-room:
 		case <-d.stopped:
-			return
+			return false
+		case <-d.cfg.Stop:
+			d.Stop() // it must not take the next entry either
+			return false
 		}
 	}
 	d.log = append(d.log, it)
@@ -75,6 +79,7 @@ func (d *DB) enqueue(it logItem) {
 	}
 	d.mu.Unlock()
 	d.signal()
+	return true
 }
 
 // isOwn reports whether an entry is the epoch this process proposed and waits for.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/lifecycle"
+	"github.com/mentasystems/colmena/internal/ownwrites"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -35,6 +36,7 @@ type Databases struct {
 	Follows func(index uint64) bool    // whether the set is what the system database says at an entry
 	Watch   func() <-chan struct{}     // closed at the next change
 	Halted  func() error               // why this replica has stopped
+	Missing func() bool                // entries were delivered that reached no database; nil: never
 }
 
 // Leadership is what this node knows of who leads.
@@ -98,12 +100,13 @@ type Gauge struct {
 	askers    askers
 	confirmer confirmer
 	proven    provenStates
-	own       ownWrites
+	own       *ownwrites.Marks
 }
 
 // New returns a gauge that knows of nothing yet.
 func New(cfg Config) *Gauge {
 	g := &Gauge{cfg: cfg}
+	g.own = ownwrites.New(0, g.holds)
 	g.delivery.cfg, g.askers.cfg, g.confirmer.cfg = &g.cfg, &g.cfg, &g.cfg
 	return g
 }
@@ -174,10 +177,12 @@ func (g *Gauge) AwaitIndex(ctx context.Context, db string, index uint64) error {
 			return nil
 		}
 		if g.cfg.Consensus.Applied() >= index {
-			if d == nil {
+			switch {
+			case d != nil:
+				return d.Drain(ctx)
+			case !g.missing():
 				return nil
 			}
-			return d.Drain(ctx)
 		}
 		wait, cancel := context.WithTimeout(ctx, LocalPatience)
 		if d != nil {

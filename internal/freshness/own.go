@@ -3,43 +3,28 @@ package freshness
 import (
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
 )
 
-// ownWrites remembers how far this node's own acknowledged writes go, per database: a read of its own state waits for them (H24).
-type ownWrites struct{ m sync.Map }
-
-func (o *ownWrites) note(db string, index uint64) {
-	v, ok := o.m.Load(db)
-	if !ok {
-		v, _ = o.m.LoadOrStore(db, new(atomic.Uint64))
+// holds reports whether a read here shows a database's writes up to index.
+func (g *Gauge) holds(db string, index uint64) bool {
+	if d := g.cfg.Databases.Get(db); d != nil {
+		return d.Mark().Index >= index
 	}
-	at := v.(*atomic.Uint64)
-	for {
-		have := at.Load()
-		if have >= index || at.CompareAndSwap(have, index) {
-			return
-		}
-	}
+	return g.cfg.Consensus.Applied() >= index && !g.missing() // it was dropped
 }
 
-func (o *ownWrites) get(db string) uint64 {
-	if v, ok := o.m.Load(db); ok {
-		return v.(*atomic.Uint64).Load()
-	}
-	return 0
-}
+// missing reports whether entries were delivered that reached no database.
+func (g *Gauge) missing() bool { return g.cfg.Databases.Missing != nil && g.cfg.Databases.Missing() }
 
 // Acknowledged notes that this node tells a caller that a write is done, which is the entry at index.
-func (g *Gauge) Acknowledged(db string, index uint64) { g.own.note(db, index) }
+func (g *Gauge) Acknowledged(db string, index uint64) { g.own.Note(db, index) }
 
 // Forget forgets a database that nobody will read again under its name.
-func (g *Gauge) Forget(db string) { g.own.m.Delete(db) }
+func (g *Gauge) Forget(db string) { g.own.Forget(db) }
 
 // AwaitOwnWrites waits until this node has applied what it acknowledged itself (H24).
 func (g *Gauge) AwaitOwnWrites(ctx context.Context, db string) error {
-	index := g.own.get(db)
+	index := g.own.Get(db)
 	if index == 0 {
 		return nil
 	}

@@ -100,7 +100,7 @@ func TestSwitchesOfTheConnection(t *testing.T) {
 
 func TestWhatWouldPartAReplicaIsRefused(t *testing.T) {
 	for _, query := range []string{"PRAGMA journal_mode=DELETE", "PRAGMA journal_mode(off)", "PRAGMA locking_mode=EXCLUSIVE", "PRAGMA encoding='UTF-16'", "PRAGMA page_size=512", "PRAGMA auto_vacuum=1",
-		"PRAGMA writable_schema=ON", "PRAGMA recursive_triggers=1", "PRAGMA automatic_index=off", "PRAGMA foreign_keys=banana", "PRAGMA query_only=maybe", "PRAGMA ignore_check_constraints=true",
+		"PRAGMA writable_schema=ON", "PRAGMA recursive_triggers=banana", "PRAGMA automatic_index=off", "PRAGMA foreign_keys=banana", "PRAGMA query_only=maybe", "PRAGMA ignore_check_constraints=true",
 		"PRAGMA cache_size=1; PRAGMA fullfsync=1"} {
 		var s State
 		var refused *RefusedError

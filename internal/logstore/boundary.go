@@ -1,4 +1,4 @@
-package colmena
+package logstore
 
 import (
 	"errors"
@@ -6,13 +6,17 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// boundaryLog is the log as raft reads it, with the term of the entry that a received
-// snapshot ends with.
+// WithBoundary returns a log as raft is to read it: with the term of the entry that a
+// received snapshot ends with.
 //
 // After a copy was installed the log begins, or goes on, behind the snapshot's index.
 // When the answer to the first entries after it was lost, because this node was killed
 // say, the leader asks whether both agree at that index. Raft looks for the entry in
 // the log and not at the snapshot, says no, and is sent the same copy again, for ever.
+func WithBoundary(log raft.LogStore, snaps raft.SnapshotStore) raft.LogStore {
+	return boundaryLog{log, snaps}
+}
+
 type boundaryLog struct {
 	raft.LogStore
 	snaps raft.SnapshotStore
