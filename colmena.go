@@ -26,6 +26,7 @@ import (
 
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
 	"github.com/mentasystems/colmena/internal/rpc"
@@ -42,8 +43,7 @@ type Node struct {
 	log      *slog.Logger
 	proposer uint64 // random, names this process in the entries it proposes
 
-	idMu sync.Mutex // guards id.ClusterID and id.Formed
-	id   identity
+	id *identity.Identity
 
 	group   *lifecycle.Group
 	cleanup lifecycle.Cleanups
@@ -137,7 +137,7 @@ func (n *Node) openDirectory() error {
 		return fmt.Errorf("colmena: data directory: %w", err)
 	}
 	n.cleanup.Add(lock.Unlock)
-	n.id, err = loadIdentity(n.cfg.DataDir, n.cfg.NodeID)
+	n.id, err = identity.Load(n.cfg.DataDir, n.cfg.NodeID)
 	return err
 }
 
@@ -186,7 +186,7 @@ func (n *Node) openFiles() error {
 		return err
 	}
 	n.dbs = &databases{cfg: n.engineConfig, log: n.log.Warn, changed: make(chan struct{}), replaced: n.hooks.replaced}
-	if err := n.dbs.Open(gens.Current(), !n.id.Formed); err != nil {
+	if err := n.dbs.Open(gens.Current(), !n.id.Formed()); err != nil {
 		return err
 	}
 	n.cleanup.Add(n.dbs.Close)
@@ -219,7 +219,7 @@ func (n *Node) openLog() (err error) {
 	if err := n.snaps.CheckLog(first, last); err != nil {
 		return err
 	}
-	if n.id.Formed && last == 0 {
+	if n.id.Formed() && last == 0 {
 		if list, err := n.snaps.List(); err != nil || len(list) == 0 {
 			return errors.Join(fmt.Errorf("colmena: directory %s belongs to node %q of a cluster, but its log is empty: the log was lost; wipe the directory and join again", n.cfg.DataDir, n.id.NodeID), err)
 		}
@@ -285,21 +285,20 @@ const (
 
 // bootstrap forms a cluster of this node alone, if it is asked to and there is none.
 func (n *Node) bootstrap(conf *raft.Config) error {
-	if n.id.Formed {
+	if n.id.Formed() {
 		return nil
 	}
 	if !n.cfg.Bootstrap && n.cfg.Bind != "" {
-		if len(n.cfg.Join) == 0 && n.id.ClusterID == "" {
+		if len(n.cfg.Join) == 0 && n.id.ClusterID() == "" {
 			return fmt.Errorf("colmena: directory %s is empty and neither Bootstrap nor Join is set: set Bootstrap on the first node of a new cluster, Join on every other", n.cfg.DataDir)
 		}
 		return nil
 	}
-	if n.id.ClusterID != "" && !n.id.Forming {
-		return fmt.Errorf("colmena: directory %s has begun to join cluster %s: set Join to go on with that, or wipe the directory to form another cluster", n.cfg.DataDir, n.id.ClusterID)
+	if cluster := n.id.ClusterID(); cluster != "" && !n.id.Forming() {
+		return fmt.Errorf("colmena: directory %s has begun to join cluster %s: set Join to go on with that, or wipe the directory to form another cluster", n.cfg.DataDir, cluster)
 	}
-	if n.id.ClusterID == "" {
-		n.id.ClusterID, n.id.Forming = randomID(), true
-		if err := n.id.save(n.cfg.DataDir); err != nil {
+	if n.id.ClusterID() == "" {
+		if err := n.id.Form(); err != nil {
 			return err
 		}
 	}
@@ -326,8 +325,7 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 		}
 	}
 	durable.CrashPoint("bootstrap.before-formed")
-	n.id.Formed = true
-	return n.id.save(n.cfg.DataDir)
+	return n.id.Enter()
 }
 
 // serve starts what runs beside raft, and opens the port.

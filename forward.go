@@ -32,7 +32,7 @@ const (
 func (n *Node) registerMethods() {
 	insider := func(h rpc.Handler) rpc.Handler {
 		return func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
-			if own := n.clusterID(); own == "" || peer.ClusterID != own {
+			if own := n.id.ClusterID(); own == "" || peer.ClusterID != own {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call from outside the cluster", Detail: "join first"}
 			}
 			return h(ctx, peer, st)

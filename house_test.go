@@ -22,7 +22,7 @@ func level(pkg string) int {
 	switch pkg {
 	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership":
 		return 0
-	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot":
+	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/identity":
 		return 1
 	case ".":
 		return 3

@@ -188,12 +188,12 @@ func (n *Node) joinVia(ctx context.Context, addr string, c memberChange) error {
 	if err != nil {
 		return err
 	}
-	if n.clusterID() == "" {
+	if n.id.ClusterID() == "" {
 		_ = conn.Close()
 		if peer.ClusterID == "" {
 			return errors.New("the node there has no cluster yet")
 		}
-		if err := n.adopt(peer.ClusterID); err != nil {
+		if err := n.id.Join(peer.ClusterID); err != nil {
 			return err
 		}
 		if conn, _, err = n.net.DialAddr(ctx, addr); err != nil {

@@ -125,7 +125,7 @@ func (n *Node) ensureSystem(ctx context.Context) error {
 	sys := n.dbs.System()
 	if n.dbs.ClusterID() == "" {
 		args := wire.NewArgs(1)
-		args.Add(wire.Text(n.clusterID()))
+		args.Add(wire.Text(n.id.ClusterID()))
 		if _, err := sys.Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: systemSchema, Args: args.Args()}}}); err != nil {
 			return err
 		}

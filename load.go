@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -109,7 +110,7 @@ const hiddenPrefix = "+"
 func isHidden(name string) bool { return strings.HasPrefix(name, hiddenPrefix) }
 
 func (n *Node) hiddenName(target string) string {
-	return n.hiddenTarget(target) + n.hiddenOwner() + fmt.Sprintf("%08x.", uint32(n.proposer)) + randomID()[:8]
+	return n.hiddenTarget(target) + n.hiddenOwner() + fmt.Sprintf("%08x.", uint32(n.proposer)) + identity.Random()[:8]
 }
 
 func (n *Node) hiddenTarget(target string) string { return hiddenPrefix + digest(target, 16) + "." }

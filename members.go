@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/membership"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
@@ -352,36 +353,10 @@ func (s *databases) ClusterID() string {
 	return s.cluster
 }
 
-func (n *Node) clusterID() string {
-	n.idMu.Lock()
-	defer n.idMu.Unlock()
-	return n.id.ClusterID
-}
-
-// adopt makes this node one of a cluster. From here on it talks to no other.
-func (n *Node) adopt(cluster string) error {
-	n.idMu.Lock()
-	defer n.idMu.Unlock()
-	next := n.id
-	next.ClusterID = cluster
-	if err := next.save(n.cfg.DataDir); err != nil {
-		return err
-	}
-	n.id.ClusterID = cluster // the other fields never change, and are read without the lock
-	return nil
-}
-
 // catalogueChanged follows an entry of the system database.
 func (n *Node) catalogueChanged() {
-	n.idMu.Lock()
-	formed := n.id.Formed
-	n.idMu.Unlock()
-	if !formed && n.dbs.ClusterID() != "" {
-		n.idMu.Lock()
-		n.id.Formed = true
-		err := n.id.save(n.cfg.DataDir)
-		n.idMu.Unlock()
-		if err != nil {
+	if !n.id.Formed() && n.dbs.ClusterID() != "" {
+		if err := n.id.Enter(); err != nil {
 			n.log.Warn("node.json could not be written", "err", err)
 		}
 	}
@@ -414,7 +389,7 @@ const promoteLag = 1000
 
 // acceptCopy refuses a copy of another cluster before a byte of it is stored.
 func (n *Node) acceptCopy(m *snapshot.Manifest) error {
-	if own := n.clusterID(); m.ClusterID != own {
+	if own := n.id.ClusterID(); m.ClusterID != own {
 		return fmt.Errorf("the copy belongs to cluster %s, this node to %s", m.ClusterID, own)
 	}
 	return nil
@@ -442,3 +417,13 @@ func encodeControl(v any) []byte {
 	}
 	return b
 }
+
+// HasExistingState reports whether dir is a node's data directory.
+func HasExistingState(dir string) (bool, error) { return identity.Exists(dir) }
+
+// WipeLocalState removes a node's state from its data directory, which must not be in
+// use: the node forgets its databases, its log and its votes. Other files are left alone.
+// A directory that is no node's is refused, one that does not exist is nothing to do.
+//
+// The cluster still counts the node as a member until it is removed or has joined again.
+func WipeLocalState(dir string) error { return identity.Wipe(dir) }

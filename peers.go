@@ -95,9 +95,7 @@ func (p *peerBook) nudged(id string, ok bool) {
 
 // hello is what this node says of itself in every handshake.
 func (n *Node) hello(uint8) wire.Hello {
-	n.idMu.Lock()
-	defer n.idMu.Unlock()
-	h := wire.Hello{ClusterID: n.id.ClusterID, NodeID: n.id.NodeID, Incarnation: n.id.Incarnation, FormatMin: formatMin, FormatMax: formatMax, Engine: engineFingerprint()}
+	h := wire.Hello{ClusterID: n.id.ClusterID(), NodeID: n.id.NodeID, Incarnation: n.id.Incarnation, FormatMin: formatMin, FormatMax: formatMax, Engine: engineFingerprint()}
 	if n.net != nil {
 		h.Addr = n.net.Advertised()
 	}
@@ -107,7 +105,7 @@ func (n *Node) hello(uint8) wire.Hello {
 // checkPeer decides who may talk to this node. A node without a cluster may only ask
 // for entrance, which its calls are checked for.
 func (n *Node) checkPeer(h wire.Hello) error {
-	own := n.clusterID()
+	own := n.id.ClusterID()
 	switch {
 	case h.FormatMax < formatMin || h.FormatMin > formatMax:
 		return fmt.Errorf("node %q reads formats %d to %d, this one %d to %d", h.NodeID, h.FormatMin, h.FormatMax, formatMin, formatMax)

@@ -64,9 +64,7 @@ type FormatStatus struct{ Oldest, Newest, Writes uint16 }
 
 // Status returns the node's present state. It may be called after Close.
 func (n *Node) Status() Status {
-	n.idMu.Lock()
-	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID, Incarnation: n.id.Incarnation}
-	n.idMu.Unlock()
+	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID(), Incarnation: n.id.Incarnation}
 	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
 	s.Leader, _, _ = n.leader()
 	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
