@@ -105,7 +105,8 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
 		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{}), nudges: make(chan nudge, 1)}
-	n.library = n.newLibrary()
+	functions, collations := cfg.library()
+	n.library = engine.NewLibrary(functions, collations, n.lackFunction)
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests.register = n.registerOrigin
 	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
