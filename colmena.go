@@ -29,6 +29,7 @@ import (
 	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -70,7 +71,7 @@ type Node struct {
 	delivering sync.Mutex
 	stateMu    sync.Mutex
 	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
-	peers      peerBook
+	members    *members.Keeper
 	requests   requestIDs
 	senders    senderSet
 	marks      markAskers
@@ -109,7 +110,7 @@ func New(cfg Config) (*Node, error) {
 	n.library = engine.NewLibrary(functions, collations, n.lackFunction)
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests.register = n.registerOrigin
-	n.peers.n, n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n, n
+	n.senders.n, n.marks.n, n.confirmer.n, n.delivery.n = n, n, n, n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
@@ -145,6 +146,7 @@ func (n *Node) openDirectory() error {
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
 	n.hooks = newHookQueue(n)
+	n.members = n.newMembers()
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
@@ -153,7 +155,7 @@ func (n *Node) openNetwork() error {
 	}
 	net, err := transport.New(transport.Config{
 		Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, TLS: n.cfg.TLS, ClusterKeys: n.cfg.ClusterKeys, AllowPlain: n.cfg.AllowPlain,
-		Hello: n.hello, Check: n.checkPeer, Resolve: n.peers.resolve, OnPeer: n.peers.heard, OnRPC: n.server.ServeConn,
+		Hello: n.members.Hello, Check: n.members.CheckPeer, Resolve: n.members.Book.Resolve, OnPeer: n.members.Book.Heard, OnRPC: n.server.ServeConn,
 		Logger: n.log, MaxConns: n.cfg.MaxConns,
 	})
 	if err != nil {
@@ -344,7 +346,7 @@ func (n *Node) serve() error {
 	}
 	if n.net != nil {
 		n.net.Serve()
-		n.group.Go("membership", n.keepMembership)
+		n.group.Go("membership", n.members.Run)
 	}
 	return nil
 }

@@ -7,8 +7,6 @@ import (
 	"go/token"
 	"strings"
 	"testing"
-
-	"github.com/mentasystems/colmena/internal/membership"
 )
 
 // Every default is stated in its field's comment as the constant has it.
@@ -65,22 +63,5 @@ func TestConfigReportsEveryViolationAtOnce(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not mentioned: %v", want, err)
 		}
-	}
-}
-
-func TestWrittenFormatIsTheNewestEveryMemberReads(t *testing.T) {
-	s := &databases{members: map[string]membership.Record{"a": {ID: "a", FormatMin: 1, FormatMax: formatMax}, "b": {ID: "b", FormatMin: 1, FormatMax: formatMax + 3}}}
-	if v := s.WriteFormat(); v != formatMax {
-		t.Errorf("writes %d", v)
-	}
-	if err := s.CheckFormats(memberChange{ID: "new", FormatMin: formatMax + 1, FormatMax: formatMax + 2}); err == nil {
-		t.Error("a node that cannot read what is written may join")
-	}
-	if err := s.CheckFormats(memberChange{ID: "new", FormatMin: 1, FormatMax: formatMax + 2}); err != nil {
-		t.Error(err)
-	}
-	s.members["learner"] = membership.Record{ID: "learner", FormatMin: 0, FormatMax: formatMax - 1}
-	if v := s.WriteFormat(); v != formatMax-1 {
-		t.Errorf("with an older learner it writes %d", v)
 	}
 }

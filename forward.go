@@ -9,22 +9,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
-
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // Methods nodes call on one another. Names are only ever added.
 const (
-	methodWrite    = "write"
-	methodMark     = "mark"
-	methodTerm     = "term"
-	methodQuery    = "query"
-	methodMembers  = "members"
-	methodChange   = "change"
-	methodProgress = "progress"
-	methodForward  = "forward"
+	methodWrite   = "write"
+	methodMark    = "mark"
+	methodTerm    = "term"
+	methodQuery   = "query"
+	methodForward = "forward"
 )
 
 // registerMethods tells the server what this node answers. All but an entrance call
@@ -41,7 +37,7 @@ func (n *Node) registerMethods() {
 	member := func(h rpc.Handler) rpc.Handler {
 		return insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
 			// Only the leader is sure to know who is a member now.
-			if m, ok := n.dbs.Member(peer.NodeID); n.leading.Load() != 0 && (!ok || m.Incarnation != peer.Incarnation) {
+			if n.leading.Load() != 0 && !n.members.IsMember(peer) {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call of node " + peer.NodeID, Detail: "it is no member of the cluster, or was replaced: start it with Join"}
 			}
 			return h(ctx, peer, st)
@@ -52,16 +48,9 @@ func (n *Node) registerMethods() {
 	n.server.Handle(methodTerm, member(n.serveTerms))
 	n.server.Handle(methodQuery, member(n.serveQuery))
 	n.server.Handle(methodForward, member(unary(n.serveForward)))
-	n.server.Handle(methodMembers, insider(unary(func(context.Context, []byte) ([]byte, error) {
-		if n.leading.Load() == 0 {
-			return nil, &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
-		}
-		return encodeControl(n.membersHere()), nil
-	})))
-	n.server.Handle(methodProgress, member(unary(func(context.Context, []byte) ([]byte, error) {
-		return encodeControl(&progress{Incarnation: n.id.Incarnation, Applied: n.applied.Load()}), nil
-	})))
-	n.server.Handle(methodChange, insider(unary(n.serveChange)))
+	n.server.Handle(members.MethodList, insider(unary(n.members.ServeList)))
+	n.server.Handle(members.MethodProgress, member(unary(n.members.ServeProgress)))
+	n.server.Handle(members.MethodChange, insider(unary(n.members.ServeChange)))
 }
 
 // unary serves a method of one request and one response.
@@ -77,23 +66,6 @@ func unary(f func(context.Context, []byte) ([]byte, error)) rpc.Handler {
 		}
 		return st.Send(resp)
 	}
-}
-
-// serveChange runs a change of members, or passes it on to the leader: a joining node
-// may ask any member.
-func (n *Node) serveChange(ctx context.Context, b []byte) ([]byte, error) {
-	var c memberChange
-	if err := codec.NewDecoderBytes(b, &msgpackHandle).Decode(&c); err != nil {
-		return nil, fmt.Errorf("request for a change of members: %w", err)
-	}
-	leader, local, ok := n.leader()
-	switch {
-	case ok && local:
-		return nil, n.changeHere(ctx, c)
-	case ok && c.Kind == changeJoin:
-		return nil, n.control(ctx, leader, methodChange, &c, nil)
-	}
-	return nil, &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
 }
 
 // HandlerKey names a handler and fixes the types of its request and response.
@@ -195,7 +167,7 @@ func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, e
 		if local {
 			out, err = n.forwardHere(ctx, name, body)
 		} else {
-			out, err = n.client.Call(ctx, leader, methodForward, encodeControl(&forwarded{name, body}))
+			out, err = n.client.Call(ctx, leader, methodForward, rpc.EncodeControl(&forwarded{name, body}))
 		}
 		var w *wire.Error
 		switch {
@@ -241,7 +213,7 @@ func (n *Node) forwardHere(ctx context.Context, name string, body []byte) ([]byt
 
 func (n *Node) serveForward(ctx context.Context, b []byte) ([]byte, error) {
 	var f forwarded
-	if err := codec.NewDecoderBytes(b, &msgpackHandle).Decode(&f); err != nil {
+	if err := rpc.DecodeControl(b, &f); err != nil {
 		return nil, fmt.Errorf("forwarded request: %w", err)
 	}
 	return n.runHandler(ctx, f.Name, f.Body)

@@ -3,12 +3,9 @@ package colmena
 import (
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/mentasystems/colmena/internal/engine"
-	"github.com/mentasystems/colmena/internal/membership"
 	"github.com/mentasystems/colmena/internal/sqlite"
-	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // Function is a scalar SQL function written in Go, for Config.Functions.
@@ -78,58 +75,13 @@ func (c *Config) library() (functions []engine.Function, collations []engine.Col
 }
 
 // lackFunction returns the members that do not have a function or collation, as their
-// lines in the members table say. One without a line has nothing, but for this node
-// itself. Where item is "" this node lacks it: nil then says that all do.
+// lines in the members table say. Where item is "" this node lacks it: nil then says
+// that all do.
 func (n *Node) lackFunction(kind engine.Kind, name, item string) []string {
-	here, some := n.id.NodeID, item != ""
-	have := func(list string) bool {
+	return n.members.Lack(item != "", func(list string) bool {
 		if item != "" {
 			return engine.Lists(list, item)
 		}
 		return engine.Names(list, kind, name)
-	}
-	var lack []string
-	if item == "" {
-		lack = append(lack, here)
-	}
-	for _, m := range n.dbs.Members() {
-		switch {
-		case m.ID == here:
-		case have(m.Functions):
-			some = true
-		default:
-			lack = append(lack, m.ID)
-		}
-	}
-	for _, s := range n.servers() {
-		if id := string(s.ID); id != here {
-			if _, ok := n.dbs.Member(id); !ok {
-				lack = append(lack, id)
-			}
-		}
-	}
-	if !some {
-		return nil
-	}
-	return lack
-}
-
-// refreshed reports whether a member's line must be written anew though the node is at
-// its old address: it was started with other functions, or by another build.
-func (n *Node) refreshed(c memberChange) (membership.Record, bool) {
-	old, ok := n.dbs.Member(c.ID)
-	if !ok || c.Kind != changeJoin || old.Incarnation != c.Incarnation {
-		return old, false
-	}
-	now := old
-	now.Functions, now.Engine, now.FormatMin, now.FormatMax = c.Functions, c.Engine, c.FormatMin, c.FormatMax
-	return old, now != old
-}
-
-// checkFunctionList bounds what a node says of itself.
-func checkFunctionList(list string) error {
-	if len(list) > wire.MaxNeedsBytes || !utf8.ValidString(list) {
-		return &wire.Error{Code: wire.ErrTooLarge, Msg: "the list of a node's functions is too long, or no text"}
-	}
-	return nil
+	})
 }

@@ -24,6 +24,8 @@ func level(pkg string) int {
 		return 0
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/identity":
 		return 1
+	case "internal/members":
+		return 2
 	case ".":
 		return 3
 	case "backup", "backup/s3", "jobs", "lan", "cli", "colmenatest", "internal/testcluster", "internal/faults":
@@ -44,7 +46,7 @@ var confined = map[string][]string{
 	"go.etcd.io/bbolt":                 {"internal/logstore"},
 	"github.com/hashicorp/yamux":       {"internal/rpc"},
 	"github.com/hashicorp/go-hclog":    {"internal/transport", "internal/logstore"},
-	"github.com/hashicorp/go-msgpack":  {"."},
+	"github.com/hashicorp/go-msgpack":  {"internal/rpc"},
 	"golang.org/x/sys":                 {"internal/durable", "internal/snapshot", "internal/logstore"},
 }
 

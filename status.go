@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/members"
 )
 
 // nodeCounters count since the process started.
@@ -68,7 +69,7 @@ func (n *Node) Status() Status {
 	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
 	s.Leader, _, _ = n.leader()
 	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
-	s.Format = FormatStatus{formatMin, formatMax, n.dbs.WriteFormat()}
+	s.Format = FormatStatus{members.FormatMin, members.FormatMax, n.members.WriteFormat()}
 	switch last := n.raft.LastContact(); {
 	case s.Ready:
 	case last.IsZero():
