@@ -214,6 +214,66 @@ func TestLastVoterIsNeitherRemovedNorDemoted(t *testing.T) {
 	add(t, n, 1)
 }
 
+// TestRefusedChangesReadTheSameOnEveryNode: kind and text of an error do not depend on
+// the node that was called.
+func TestRefusedChangesReadTheSameOnEveryNode(t *testing.T) {
+	c := testcluster.New(t, 3)
+	kv(t, c, 1)
+	learner := c.Add(func(_ int, cfg *colmena.Config) { cfg.JoinAs = colmena.JoinAsNonvoter })
+	c.WaitReady()
+	same := func(what string, want error, change func(*colmena.Node) error) {
+		t.Helper()
+		text := ""
+		for _, n := range c.Running() {
+			err := change(n)
+			if err == nil || want != nil && !errors.Is(err, want) {
+				t.Fatalf("%s on node %s: %v; want %v", what, n.ID(), err, want)
+			}
+			if text == "" {
+				text = err.Error()
+			}
+			if err.Error() != text || strings.Count(text, "colmena: ") != 1 {
+				t.Errorf("%s on node %s: %q, and elsewhere %q", what, n.ID(), err, text)
+			}
+		}
+	}
+	leader, away, last := c.Leader(), -1, -1
+	for i := range 3 {
+		switch {
+		case i == leader:
+		case away < 0:
+			away = i
+		default:
+			last = i
+		}
+	}
+	id := func(i int) string { return c.Config(i).NodeID }
+	same("a stranger removed", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.RemoveNode(limit(t), "nobody") })
+	same("a stranger demoted", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.AddNonvoter(limit(t), "nobody") })
+	same("a stranger promoted", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.AddVoter(limit(t), "nobody") })
+	same("leadership to a stranger", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.TransferLeadership(limit(t), "nobody") })
+	same("leadership to a learner", nil, func(n *colmena.Node) error { return n.TransferLeadership(limit(t), id(learner)) })
+
+	c.Stop(away)
+	same("a majority lost", colmena.ErrNoQuorum, func(n *colmena.Node) error { return n.RemoveNode(limit(t), id(last)) })
+	same("a majority lost", colmena.ErrNoQuorum, func(n *colmena.Node) error { return n.DemoteVoter(limit(t), id(leader)) })
+	if err := c.Node(last).RemoveNode(limit(t), id(away)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Node(last).DemoteVoter(limit(t), id(last)); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitVoters(1)
+	same("the last voter removed", colmena.ErrLastVoter, func(n *colmena.Node) error { return n.RemoveNode(limit(t), id(leader)) })
+	same("the last voter demoted", colmena.ErrLastVoter, func(n *colmena.Node) error { return n.DemoteVoter(limit(t), id(leader)) })
+	same("leadership to nobody", colmena.ErrNoSuccessor, func(n *colmena.Node) error { return n.TransferLeadership(limit(t), "") })
+	if c.Leader() != leader {
+		t.Error("a refused change has moved leadership")
+	}
+	add(t, c.Node(last), 1)
+	wantRows(t, c, 2)
+}
+
 // authority is a certificate authority of a test.
 type authority struct {
 	t    *testing.T

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/membership"
@@ -78,8 +79,29 @@ func (n *Node) TransferLeadership(ctx context.Context, id string) error {
 }
 
 func (n *Node) changeMember(ctx context.Context, c members.Change) error {
-	return n.onLeader(ctx, func(ctx context.Context) error { return n.members.Change(ctx, c) },
-		func(ctx context.Context, leader string) error { return n.members.Ask(ctx, leader, c) })
+	return changeError(n.onLeader(ctx, func(ctx context.Context) error { return n.members.Change(ctx, c) },
+		func(ctx context.Context, leader string) error { return n.members.Ask(ctx, leader, c) }))
+}
+
+// changeError makes the user's error of a change of members, the same on the leader and
+// on every other node. One that was cut short may have taken some of its steps.
+func changeError(err error) error {
+	if err == nil || errors.Is(err, ErrClosed) || errors.Is(err, ErrNoLeader) {
+		return err
+	}
+	w := errorToWire(err)
+	text := "colmena: " + strings.TrimPrefix(w.Msg, "colmena: ")
+	switch w.Code {
+	case wire.ErrInternal:
+		return errors.New(text)
+	case wire.ErrTimeout:
+		return &outcomeError{text, []error{context.DeadlineExceeded}}
+	case wire.ErrCanceled:
+		return &outcomeError{text, []error{context.Canceled}}
+	case wire.ErrClosed:
+		return &outcomeError{text, []error{ErrClosed}}
+	}
+	return errorFromWire(w)
 }
 
 // onLeader runs here if this node leads, and otherwise asks the leader. Calls are
@@ -146,7 +168,7 @@ func (e membersEnv) Members() []membership.Record               { return e.n.dbs
 
 func (e membersEnv) Exec(ctx context.Context, u wire.Unit) error {
 	_, err := e.n.dbs.System().Exec(ctx, u)
-	return err
+	return unled(err)
 }
 
 func (e membersEnv) Servers() []membership.Server {
@@ -160,25 +182,34 @@ func (e membersEnv) Servers() []membership.Server {
 // In raft's configuration a node's address is its ID (H25).
 
 func (e membersEnv) AddLearner(ctx context.Context, id string) error {
-	return waitFuture(ctx, e.n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
+	return unled(waitFuture(ctx, e.n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0)))
 }
 
 func (e membersEnv) AddVoter(ctx context.Context, id string) error {
-	return waitFuture(ctx, e.n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
+	return unled(waitFuture(ctx, e.n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0)))
 }
 
 func (e membersEnv) Demote(ctx context.Context, id string) error {
-	return waitFuture(ctx, e.n.raft.DemoteVoter(raft.ServerID(id), 0, 0))
+	return unled(waitFuture(ctx, e.n.raft.DemoteVoter(raft.ServerID(id), 0, 0)))
 }
 
 func (e membersEnv) Remove(ctx context.Context, id string) error {
-	return waitFuture(ctx, e.n.raft.RemoveServer(raft.ServerID(id), 0, 0))
+	return unled(waitFuture(ctx, e.n.raft.RemoveServer(raft.ServerID(id), 0, 0)))
 }
 
-func (e membersEnv) Transfer(ctx context.Context, id string) error { return e.n.resign(ctx, id) }
+func (e membersEnv) Transfer(ctx context.Context, id string) error { return unled(e.n.resign(ctx, id)) }
 func (e membersEnv) Leader() (id string, local, ok bool)           { return e.n.leader() }
 func (e membersEnv) Leading() bool                                 { return e.n.leading.Load() != 0 }
 func (e membersEnv) Applied() uint64                               { return e.n.applied.Load() }
+
+// unled gives what failed only because this node leads no more one form, for whoever
+// asked: the next leader is asked again.
+func unled(err error) error {
+	if err != nil && (errors.Is(err, engine.ErrNotLeading) || goesToLeader(err)) {
+		return &wire.Error{Code: wire.ErrNotLeader, Msg: err.Error()}
+	}
+	return err
+}
 
 func (e membersEnv) Advertised() string {
 	if e.n.net == nil {

@@ -49,10 +49,7 @@ func (k *Keeper) plan(v membership.View, c Change) ([]membership.Step, error) {
 	case Remove:
 		return membership.Remove(v, c.ID)
 	case Transfer:
-		if c.ID != "" && !slices.ContainsFunc(v.Servers, func(s membership.Server) bool { return s.ID == c.ID && s.Voter }) {
-			return nil, fmt.Errorf("colmena: node %q is not a voter of this cluster, so it cannot lead", c.ID)
-		}
-		return []membership.Step{{Kind: membership.StepTransfer, ID: c.ID}}, nil
+		return membership.Transfer(v, c.ID)
 	}
 	return nil, fmt.Errorf("colmena: unknown change of members %d", c.Kind)
 }
@@ -108,9 +105,6 @@ func (k *Keeper) run(ctx context.Context, s membership.Step, c Change) error {
 	case membership.StepRemove:
 		return k.raft.Remove(ctx, s.ID)
 	case membership.StepTransfer:
-		if s.ID == k.self.NodeID {
-			return nil
-		}
 		return k.raft.Transfer(ctx, s.ID)
 	}
 	return fmt.Errorf("colmena: unknown step %v", s)

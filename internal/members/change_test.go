@@ -90,7 +90,7 @@ func TestRefusedChangesTakeNoStep(t *testing.T) {
 		{"demote a stranger", Change{Kind: Demote, ID: "x"}, membership.ErrUnknownMember.Error()},
 		{"remove a stranger", Change{Kind: Remove, ID: "x"}, membership.ErrUnknownMember.Error()},
 		{"leadership to a learner", Change{Kind: Transfer, ID: "d"}, "cannot lead"},
-		{"leadership to a stranger", Change{Kind: Transfer, ID: "x"}, "cannot lead"},
+		{"leadership to a stranger", Change{Kind: Transfer, ID: "x"}, membership.ErrUnknownMember.Error()},
 		{"another kind", Change{Kind: 99, ID: "b"}, "unknown change"},
 	} {
 		if err := n.Change(t.Context(), tt.change); err == nil || !strings.Contains(err.Error(), tt.want) {

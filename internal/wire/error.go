@@ -30,6 +30,10 @@ const (
 	ErrApp              ErrorCode = 18
 	ErrFormat           ErrorCode = 19
 	ErrFunctionNotReady ErrorCode = 20 // Msg is the function, Detail the nodes that lack it, one a line
+	ErrUnknownMember    ErrorCode = 21 // as the following a refused change of members
+	ErrLastVoter        ErrorCode = 22
+	ErrNoQuorum         ErrorCode = 23
+	ErrNoSuccessor      ErrorCode = 24
 )
 
 var errorCodeNames = [...]string{
@@ -53,6 +57,10 @@ var errorCodeNames = [...]string{
 	ErrApp:              "application error",
 	ErrFormat:           "unknown format",
 	ErrFunctionNotReady: "function not ready",
+	ErrUnknownMember:    "no such member",
+	ErrLastVoter:        "last voter",
+	ErrNoQuorum:         "no quorum",
+	ErrNoSuccessor:      "no successor",
 }
 
 func (c ErrorCode) String() string {
