@@ -50,7 +50,10 @@ func (n *Node) registerMethods() {
 	n.server.Handle(methodForward, member(unary(n.serveForward)))
 	n.server.Handle(members.MethodList, insider(unary(n.members.ServeList)))
 	n.server.Handle(members.MethodProgress, member(unary(n.members.ServeProgress)))
-	n.server.Handle(members.MethodChange, insider(unary(n.members.ServeChange)))
+	n.server.Handle(members.MethodChange, insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
+		change := func(ctx context.Context, b []byte) ([]byte, error) { return nil, n.members.ServeChange(ctx, peer, b) }
+		return unary(change)(ctx, peer, st)
+	}))
 }
 
 // unary serves a method of one request and one response.

@@ -15,12 +15,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/mentasystems/colmena"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/testcluster"
 )
 
@@ -380,6 +382,61 @@ func TestTLS(t *testing.T) {
 	stranger(t, c, "certificate", func(cfg *colmena.Config) { cfg.TLSConfig = newAuthority(t).issue("stranger") })
 	stranger(t, c, "certificate", func(cfg *colmena.Config) { cfg.TLSConfig = ca.issue("another") })
 	stranger(t, c, "TLS", func(*colmena.Config) {})
+}
+
+// TestANodeCannotJoinUnderTheNameOfAnother: who joins is who shook hands. A node with a
+// certificate of its own, and no member, can neither take the line of a member that is
+// down, nor move it to its own address, nor enter or remove anybody else, whomever of
+// the members it asks.
+func TestANodeCannotJoinUnderTheNameOfAnother(t *testing.T) {
+	ca := newAuthority(t)
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.TLSConfig = ca.issue(cfg.NodeID) })
+	kv(t, c, 1)
+	down := c.Follower()
+	incarnation := c.Node(down).Status().Incarnation
+	c.Stop(down)
+	leader, follower := c.Node(c.Leader()), c.Node(c.Follower())
+	before, err := leader.Members(limit(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	imposter, err := colmena.New(colmena.Config{NodeID: "imposter", DataDir: t.TempDir(), Bind: "127.0.0.1:0", Join: []string{testcluster.FreeAddr(t)},
+		TLSConfig: ca.issue("imposter"), Logger: testcluster.Logger(t, 9)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer imposter.Close()
+	join := func(id, incarnation string) members.Change {
+		return members.Change{Kind: members.Join, ID: id, Incarnation: incarnation, Addr: imposter.Addr(), Voter: true, FormatMin: members.FormatMin, FormatMax: members.FormatMax}
+	}
+	victim := c.Config(down).NodeID
+	for _, via := range []*colmena.Node{leader, follower} {
+		for what, change := range map[string]members.Change{
+			"a member's line":    join(victim, "taken"),
+			"a member's address": join(victim, incarnation),
+			"a new line":         join("newcomer", "taken"),
+			"a removal":          {Kind: members.Remove, ID: victim},
+		} {
+			err := imposter.AskAt(limit(t), via.Addr(), change)
+			var refused *colmena.RefusedError
+			if notLeader := via == follower && change.Kind != members.Join && errors.Is(err, colmena.ErrNoLeader); !errors.As(err, &refused) && !notLeader {
+				t.Errorf("%s, asked of node %s: %v", what, via.ID(), err)
+			}
+		}
+	}
+	after, err := leader.Members(limit(t))
+	if err != nil || !slices.Equal(before, after) {
+		t.Errorf("%v\nmembers were %v\nand are %v", err, before, after)
+	}
+	// For itself a node may ask any member, which passes that on.
+	honest := c.Add(func(_ int, cfg *colmena.Config) { cfg.Join = []string{follower.Addr()} })
+	c.WaitVoters(4)
+	if m := member(t, leader, honest); m.Addr != c.Node(honest).Addr() {
+		t.Errorf("the node that joined through a follower is %+v", m)
+	}
+	c.Start(down)
+	c.WaitReady()
+	wantRows(t, c, 1)
 }
 
 func TestClusterKeys(t *testing.T) {

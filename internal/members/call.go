@@ -64,19 +64,28 @@ func (k *Keeper) Ask(ctx context.Context, leader string, c Change) error {
 }
 
 // ServeChange makes a change that another node asks for, or passes it on to the leader: a joining node may ask any member.
-func (k *Keeper) ServeChange(ctx context.Context, req []byte) ([]byte, error) {
+//
+// Who asks is what the handshake established, with TLS by a certificate that may be bound to the node's ID. A node that is no member can ask for
+// nothing but its own entrance. The first member it asks holds it to that; the leader, which is asked by a member then, takes the member's word,
+// as it does for every other change: members are trusted, they can write to the members table by themselves. Only the leader is sure who is a
+// member, so nobody else passes on what was passed on to it.
+func (k *Keeper) ServeChange(ctx context.Context, peer wire.Hello, req []byte) error {
 	var c Change
 	if err := rpc.DecodeControl(req, &c); err != nil {
-		return nil, fmt.Errorf("request for a change of members: %w", err)
+		return fmt.Errorf("request for a change of members: %w", err)
 	}
 	leader, local, ok := k.raft.Leader()
+	own := c.Kind == Join && c.ID == peer.NodeID
 	switch {
+	case !own && (local || c.Kind == Join) && !k.IsMember(peer):
+		return &wire.Error{Code: wire.ErrRefused, Msg: fmt.Sprintf("a change of member %q by node %q", c.ID, peer.NodeID),
+			Detail: "it is no member of the cluster, or was replaced, and can only join, under its own NodeID"}
 	case ok && local:
-		return nil, k.Change(ctx, c)
-	case ok && c.Kind == Join:
-		return nil, k.Ask(ctx, leader, c)
+		return k.Change(ctx, c)
+	case ok && own:
+		return k.Ask(ctx, leader, c)
 	}
-	return nil, notLeader(doesNotLead)
+	return notLeader(doesNotLead)
 }
 
 // ListOf is the list as another node, the leader, knows it.

@@ -190,10 +190,8 @@ func TestJoinsArePassedOnToTheLeader(t *testing.T) {
 	n.answers["b"] = func(_ string, req []byte) ([]byte, error) {
 		return nil, rpc.DecodeControl(req, &got)
 	}
-	serve := func(c Change) error {
-		_, err := n.ServeChange(t.Context(), rpc.EncodeControl(&c))
-		return err
-	}
+	newcomer := wire.Hello{NodeID: "e", Incarnation: "ie"}
+	serve := func(c Change) error { return n.ServeChange(t.Context(), newcomer, rpc.EncodeControl(&c)) }
 	if err := serve(joining("e", "ie", "e:1")); err != nil || got != joining("e", "ie", "e:1") {
 		t.Errorf("%v, %+v", err, got)
 	}
@@ -202,7 +200,50 @@ func TestJoinsArePassedOnToTheLeader(t *testing.T) {
 	n.leader = ""
 	wantCode(t, serve(joining("e", "ie", "e:1")), wire.ErrNotLeader)
 	want(t, "done", n.did(), "")
-	if _, err := n.ServeChange(t.Context(), []byte{0xc1}); err == nil {
+	if err := n.ServeChange(t.Context(), newcomer, []byte{0xc1}); err == nil {
 		t.Error("garbage is taken")
+	}
+}
+
+// TestWhoMayAskForAChange: whoever is no member may ask for its own entrance and for nothing else, and only the leader takes a member's word for
+// the entrance of another.
+func TestWhoMayAskForAChange(t *testing.T) {
+	newcomer, asMember, replaced := wire.Hello{NodeID: "e", Incarnation: "ie"}, wire.Hello{NodeID: "c", Incarnation: "ic"}, wire.Hello{NodeID: "c", Incarnation: "old"}
+	for _, tt := range []struct {
+		name   string
+		peer   wire.Hello
+		change Change
+		leader string         // what is done by the leader
+		code   wire.ErrorCode // or its refusal
+		other  string         // what is done by another member
+		denied wire.ErrorCode // or its refusal
+	}{
+		{"its own entrance", newcomer, joining("e", "ie", "e:1"), "record e; add-learner e", 0, "call change of a", 0},
+		{"its own line, with an empty directory", wire.Hello{NodeID: "d", Incarnation: "new"}, joining("d", "new", "d:1"), "remove d; record d; add-learner d", 0, "call change of a", 0},
+		{"a member's address", newcomer, joining("d", "id", "e:1"), "", wire.ErrRefused, "", wire.ErrRefused},
+		{"a member's place", newcomer, joining("d", "new", "e:1"), "", wire.ErrRefused, "", wire.ErrRefused},
+		{"the entrance of another", newcomer, joining("f", "if", "e:1"), "", wire.ErrRefused, "", wire.ErrRefused},
+		{"a removal", newcomer, Change{Kind: Remove, ID: "d"}, "", wire.ErrRefused, "", wire.ErrNotLeader},
+		{"a removal, by a replaced node", replaced, Change{Kind: Remove, ID: "d"}, "", wire.ErrRefused, "", wire.ErrNotLeader},
+		{"a member passes a join on", asMember, joining("e", "ie", "e:1"), "record e; add-learner e", 0, "", wire.ErrNotLeader},
+		{"a replaced node passes a join on", replaced, joining("e", "ie", "e:1"), "", wire.ErrRefused, "", wire.ErrRefused},
+		{"a member removes another", asMember, Change{Kind: Remove, ID: "d"}, "remove d; forget d; drop d", 0, "", wire.ErrNotLeader},
+	} {
+		for _, leading := range []bool{true, false} {
+			n := newLeader(t)
+			n.leading = leading
+			n.answers["a"] = func(string, []byte) ([]byte, error) { return nil, nil }
+			err := n.ServeChange(t.Context(), tt.peer, rpc.EncodeControl(&tt.change))
+			done, code := tt.other, tt.denied
+			if leading {
+				done, code = tt.leader, tt.code
+			}
+			want(t, tt.name, n.did(), done)
+			if code != 0 {
+				wantCode(t, err, code)
+			} else if err != nil {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+		}
 	}
 }
