@@ -182,20 +182,22 @@ func (e membersEnv) Servers() []membership.Server {
 // In raft's configuration a node's address is its ID (H25).
 
 func (e membersEnv) AddLearner(ctx context.Context, id string) error {
-	return unled(waitFuture(ctx, e.n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0)))
+	return agreed(ctx, e.n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
 }
 
 func (e membersEnv) AddVoter(ctx context.Context, id string) error {
-	return unled(waitFuture(ctx, e.n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0)))
+	return agreed(ctx, e.n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
 }
 
 func (e membersEnv) Demote(ctx context.Context, id string) error {
-	return unled(waitFuture(ctx, e.n.raft.DemoteVoter(raft.ServerID(id), 0, 0)))
+	return agreed(ctx, e.n.raft.DemoteVoter(raft.ServerID(id), 0, 0))
 }
 
 func (e membersEnv) Remove(ctx context.Context, id string) error {
-	return unled(waitFuture(ctx, e.n.raft.RemoveServer(raft.ServerID(id), 0, 0)))
+	return agreed(ctx, e.n.raft.RemoveServer(raft.ServerID(id), 0, 0))
 }
+
+func agreed(ctx context.Context, f raft.Future) error { return unled(waitFuture(ctx, f)) }
 
 func (e membersEnv) Transfer(ctx context.Context, id string) error { return unled(e.n.resign(ctx, id)) }
 func (e membersEnv) Leader() (id string, local, ok bool)           { return e.n.leader() }
