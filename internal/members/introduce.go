@@ -44,7 +44,8 @@ func (k *Keeper) Run(ctx context.Context) {
 // introducer is what a node remembers of its own membership while it runs.
 type introducer struct {
 	k         *Keeper
-	wasMember bool      // it was in the configuration
+	entered   bool      // it was let in: the configuration has it, though it may not have reached this node yet
+	wasMember bool      // it was in the configuration, as this node has it
 	ledBy     bool      // it has heard of a leader
 	lonely    time.Time // since when no leader is known
 	removed   bool      // it knows that it was removed, and has said so
@@ -68,6 +69,15 @@ func (in *introducer) introduce(ctx context.Context) {
 	case in.wasMember:
 		// Removed while it ran: it stays out until it is started again.
 		if lonely {
+			in.noteRemoved()
+		}
+		return
+	case in.entered:
+		// It is still to hear of that, or was removed before it could.
+		if !led {
+			k.greet(ctx)
+		}
+		if lonely && k.isMissed(ctx) {
 			in.noteRemoved()
 		}
 		return
@@ -99,6 +109,7 @@ func (in *introducer) introduce(ctx context.Context) {
 		k.greet(ctx)
 		err = k.join(ctx, c)
 	}
+	in.entered = in.entered || err == nil
 	if err != nil && ctx.Err() == nil {
 		k.log.Info("not a member yet", "err", err)
 	}

@@ -128,6 +128,34 @@ func TestARemovedNodeStaysOutAndSaysSoOnce(t *testing.T) {
 			t.Errorf("told %d times", n.removed)
 		}
 	})
+	t.Run("before it heard that it was let in", func(t *testing.T) {
+		n := newNode(t, "e", "a:1")
+		leader := newLeader(t)
+		n.greeting["a:1"] = wire.Hello{NodeID: "a", ClusterID: "cluster"}
+		serve := func(_ string, req []byte) ([]byte, error) {
+			return nil, leader.ServeChange(t.Context(), n.Hello(wire.PurposeRPC), req)
+		}
+		n.answers["a:1"] = serve
+		in := &introducer{k: n.Keeper}
+		in.introduce(t.Context())
+		if err := leader.Change(t.Context(), Change{Kind: Remove, ID: "e"}); err != nil {
+			t.Fatal(err)
+		}
+		leader.did()
+		n.answers["a:1"] = func(method string, req []byte) ([]byte, error) {
+			if method == MethodList {
+				return leader.ServeList(t.Context(), nil)
+			}
+			return serve(method, req)
+		}
+		for range 3 {
+			in.introduce(t.Context())
+			lonely(in)
+		}
+		if n.removed != 1 || leader.did() != "" {
+			t.Errorf("told %d times", n.removed)
+		}
+	})
 	t.Run("and comes back with Join", func(t *testing.T) {
 		n := newNode(t, "b", "a:1")
 		member(t, n)
