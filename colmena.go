@@ -163,6 +163,7 @@ func (n *Node) openNetwork() error {
 	}
 	n.net, n.raftNet = net, net.Raft()
 	n.client = rpc.NewClient(rpc.ClientConfig{Dial: net.DialRPC, Logger: n.log})
+	n.members.Connect(n.net, n.client)
 	n.cleanup.Add(net.Close)
 	n.cleanup.Add(n.server.Close)
 	n.cleanup.Add(n.client.Close)

@@ -24,16 +24,19 @@ func (n *Node) HoldDatabase(name string) (release func()) {
 
 // AskAt asks whoever answers at addr for a change of members, whatever it says.
 func (n *Node) AskAt(ctx context.Context, addr string, c members.Change) error {
-	env := membersEnv{n}
+	conn, peer, err := n.net.DialAddr(ctx, addr)
+	if err != nil {
+		return err
+	}
 	if n.id.ClusterID() == "" {
-		peer, err := env.Greet(ctx, addr)
-		if err != nil {
-			return err
-		}
+		_ = conn.Close()
 		if err := n.id.Join(peer.ClusterID); err != nil {
 			return err
 		}
+		if conn, _, err = n.net.DialAddr(ctx, addr); err != nil {
+			return err
+		}
 	}
-	_, err := env.CallAddr(ctx, addr, members.MethodChange, rpc.EncodeControl(&c))
+	_, err = n.client.CallConn(ctx, conn, members.MethodChange, rpc.EncodeControl(&c))
 	return changeError(err)
 }

@@ -153,8 +153,7 @@ func noLeader(ctx context.Context, err error) error {
 func (n *Node) newMembers() *members.Keeper {
 	env := membersEnv{n}
 	return members.NewKeeper(members.Config{
-		Self: n.id, Table: env, Raft: env, Network: env,
-		Join: n.cfg.Join, Voter: n.cfg.JoinAs == JoinAsVoter, Engine: engineFingerprint(), Functions: n.library.List(),
+		Self: n.id, Table: env, Raft: env, Join: n.cfg.Join, Voter: n.cfg.JoinAs == JoinAsVoter, Engine: engineFingerprint(), Functions: n.library.List(),
 		AnswerTimeout: n.cfg.ElectionTimeout, Removed: func() { n.event(Event{Kind: EventRemoved}) }, Logger: n.log,
 	})
 }
@@ -211,48 +210,6 @@ func unled(err error) error {
 		return &wire.Error{Code: wire.ErrNotLeader, Msg: err.Error()}
 	}
 	return err
-}
-
-func (e membersEnv) Advertised() string {
-	if e.n.net == nil {
-		return ""
-	}
-	return e.n.net.Advertised()
-}
-
-func (e membersEnv) Call(ctx context.Context, id, method string, req []byte) ([]byte, error) {
-	if e.n.client == nil {
-		return nil, rpc.ErrNotDelivered
-	}
-	return e.n.client.Call(ctx, id, method, req)
-}
-
-func (e membersEnv) CallAddr(ctx context.Context, addr, method string, req []byte) ([]byte, error) {
-	if e.n.client == nil {
-		return nil, rpc.ErrNotDelivered
-	}
-	conn, _, err := e.n.net.DialAddr(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	return e.n.client.CallConn(ctx, conn, method, req)
-}
-
-func (e membersEnv) Greet(ctx context.Context, addr string) (wire.Hello, error) {
-	if e.n.net == nil {
-		return wire.Hello{}, rpc.ErrNotDelivered
-	}
-	conn, peer, err := e.n.net.DialAddr(ctx, addr)
-	if err == nil {
-		_ = conn.Close()
-	}
-	return peer, err
-}
-
-func (e membersEnv) Drop(id string) {
-	if e.n.client != nil {
-		e.n.client.Drop(id)
-	}
 }
 
 func (s *databases) Member(id string) (membership.Record, bool) {

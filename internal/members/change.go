@@ -112,7 +112,8 @@ func (k *Keeper) run(ctx context.Context, s membership.Step, c Change) error {
 
 // record is the whole line that a step writes: what a node says of its build and functions is taken from its own request alone.
 func (k *Keeper) record(e membership.Member, c Change) membership.Record {
-	m := membership.Record{ID: e.ID, Incarnation: e.Incarnation, Addr: e.Addr, Voter: e.WantsVoter, Engine: c.Engine, FormatMin: c.FormatMin, FormatMax: c.FormatMax, Functions: c.Functions}
+	m := membership.Record{ID: e.ID, Incarnation: e.Incarnation, Addr: e.Addr, Voter: e.WantsVoter,
+		Engine: c.Engine, FormatMin: c.FormatMin, FormatMax: c.FormatMax, Functions: c.Functions}
 	if old, ok := k.table.Member(m.ID); ok && c.Kind != Join {
 		m.Engine, m.FormatMin, m.FormatMax, m.Functions = old.Engine, old.FormatMin, old.FormatMax, old.Functions
 	}

@@ -45,8 +45,9 @@ func newNode(t *testing.T, id string, join ...string) *node {
 	}
 	n := &node{id: self, addr: id + ":1", lines: map[string]membership.Record{}, fails: map[string]error{},
 		answers: map[string]func(string, []byte) ([]byte, error){}, greeting: map[string]wire.Hello{}}
-	n.Keeper = NewKeeper(Config{Self: self, Table: n, Raft: n, Network: n, Join: join, Voter: true, Engine: 7, Functions: "f own/1 1\n",
+	n.Keeper = NewKeeper(Config{Self: self, Table: n, Raft: n, Join: join, Voter: true, Engine: 7, Functions: "f own/1 1\n",
 		AnswerTimeout: time.Second, Removed: func() { n.removed++ }, Logger: slog.New(slog.DiscardHandler)})
+	n.net = n
 	return n
 }
 
@@ -81,7 +82,7 @@ func (n *node) progress(id, incarnation string, applied uint64) {
 
 func newKeeperOf(id, incarnation string, applied uint64) *Keeper {
 	n := &node{applied: applied}
-	n.Keeper = NewKeeper(Config{Self: &identity.Identity{NodeID: id, Incarnation: incarnation}, Table: n, Raft: n, Network: n})
+	n.Keeper = NewKeeper(Config{Self: &identity.Identity{NodeID: id, Incarnation: incarnation}, Table: n, Raft: n})
 	return n.Keeper
 }
 

@@ -117,7 +117,8 @@ func (in *introducer) introduce(ctx context.Context) {
 
 // joinOf is the request for a line.
 func joinOf(m membership.Record) Change {
-	return Change{Kind: Join, ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, Voter: m.Voter, Engine: m.Engine, FormatMin: m.FormatMin, FormatMax: m.FormatMax, Functions: m.Functions}
+	return Change{Kind: Join, ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, Voter: m.Voter,
+		Engine: m.Engine, FormatMin: m.FormatMin, FormatMax: m.FormatMax, Functions: m.Functions}
 }
 
 // noteRemoved says once that this node was removed.

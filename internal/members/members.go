@@ -55,26 +55,11 @@ type Raft interface {
 	Applied() uint64
 }
 
-// Network calls other nodes. That of a node which listens nowhere fails every call.
-type Network interface {
-	// Advertised is the address that other nodes are told, "" for none.
-	Advertised() string
-	// Call calls a member.
-	Call(ctx context.Context, id, method string, req []byte) ([]byte, error)
-	// CallAddr calls whoever answers at an address.
-	CallAddr(ctx context.Context, addr, method string, req []byte) ([]byte, error)
-	// Greet shakes hands with whoever answers at an address.
-	Greet(ctx context.Context, addr string) (wire.Hello, error)
-	// Drop closes the connection to a member.
-	Drop(id string)
-}
-
 // Config is what a Keeper is given of its node.
 type Config struct {
-	Self    *identity.Identity
-	Table   Table
-	Raft    Raft
-	Network Network
+	Self  *identity.Identity
+	Table Table
+	Raft  Raft
 
 	Join      []string // addresses of nodes to ask for entrance
 	Voter     bool     // this node wants to vote when it enters
@@ -95,16 +80,16 @@ type Keeper struct {
 	self  *identity.Identity
 	table Table
 	raft  Raft
-	net   Network
+	net   network
 	cfg   Config
 	log   *slog.Logger
 
 	changing sync.Mutex // held while members change: one change at a time
 }
 
-// NewKeeper returns a keeper. It asks nothing of its node before it is used.
+// NewKeeper returns the keeper of a node that listens nowhere; Connect gives it a network. It asks nothing of its node before it is used.
 func NewKeeper(cfg Config) *Keeper {
-	k := &Keeper{self: cfg.Self, table: cfg.Table, raft: cfg.Raft, net: cfg.Network, cfg: cfg, log: cfg.Logger}
+	k := &Keeper{self: cfg.Self, table: cfg.Table, raft: cfg.Raft, net: nowhere{}, cfg: cfg, log: cfg.Logger}
 	k.Book = Book{self: cfg.Self.NodeID, member: cfg.Table.Member}
 	return k
 }
