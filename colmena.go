@@ -29,8 +29,10 @@ import (
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/hooks"
+	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/outbox"
 	"github.com/mentasystems/colmena/internal/requestid"
@@ -48,8 +50,7 @@ type Node struct {
 	log      *slog.Logger
 	proposer uint64 // random, names this process in the entries it proposes
 
-	idMu sync.Mutex // guards id.ClusterID and id.Formed
-	id   identity
+	id *identity.Identity
 
 	group   *lifecycle.Group
 	cleanup lifecycle.Cleanups
@@ -76,7 +77,7 @@ type Node struct {
 	delivering sync.Mutex
 	stateMu    sync.Mutex
 	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
-	peers      peerBook
+	members    *members.Keeper
 	requests   *requestid.Source // names writes, so that each happens once
 	outbox     *outbox.Outbox    // writes on their way to the leader
 	fresh      *freshness.Gauge  // proves how fresh this node's databases are
@@ -107,11 +108,11 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
 		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{})}
-	n.library = n.newLibrary()
+	functions, collations := cfg.library()
+	n.library = engine.NewLibrary(functions, collations, n.lackFunction)
 	n.empty = engine.NewEmpty(n.done, n.library)
 	n.requests = requestid.New(n.registerOrigin)
 	n.outbox, n.nudges = n.newOutbox(), n.newNudger()
-	n.peers.n = n
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
@@ -140,13 +141,13 @@ func (n *Node) openDirectory() error {
 		return fmt.Errorf("colmena: data directory: %w", err)
 	}
 	n.cleanup.Add(lock.Unlock)
-	n.id, err = loadIdentity(n.cfg.DataDir, n.cfg.NodeID)
+	n.id, err = identity.Load(n.cfg.DataDir, n.cfg.NodeID)
 	return err
 }
 
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
-	n.fresh = n.newGauge()
+	n.fresh, n.members = n.newGauge(), n.newMembers()
 	if n.cfg.OnApply != nil {
 		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
 	}
@@ -158,7 +159,7 @@ func (n *Node) openNetwork() error {
 	}
 	net, err := transport.New(transport.Config{
 		Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, TLS: n.cfg.TLS, ClusterKeys: n.cfg.ClusterKeys, AllowPlain: n.cfg.AllowPlain,
-		Hello: n.hello, Check: n.checkPeer, Resolve: n.peers.resolve, OnPeer: n.peers.heard, OnRPC: n.server.ServeConn,
+		Hello: n.members.Hello, Check: n.members.CheckPeer, Resolve: n.members.Book.Resolve, OnPeer: n.members.Book.Heard, OnRPC: n.server.ServeConn,
 		Logger: n.log, MaxConns: n.cfg.MaxConns,
 	})
 	if err != nil {
@@ -166,6 +167,7 @@ func (n *Node) openNetwork() error {
 	}
 	n.net, n.raftNet = net, net.Raft()
 	n.client = rpc.NewClient(rpc.ClientConfig{Dial: net.DialRPC, Logger: n.log})
+	n.members.Connect(n.net, n.client)
 	n.cleanup.Add(net.Close)
 	n.cleanup.Add(n.server.Close)
 	n.cleanup.Add(n.client.Close)
@@ -191,8 +193,8 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Format: formatMax, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped})
-	if err := n.dbs.Open(gens.Current(), !n.id.Formed); err != nil {
+	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped})
+	if err := n.dbs.Open(gens.Current(), !n.id.Formed()); err != nil {
 		return err
 	}
 	n.cleanup.Add(n.dbs.Close)
@@ -225,7 +227,7 @@ func (n *Node) openLog() (err error) {
 	if err := n.snaps.CheckLog(first, last); err != nil {
 		return err
 	}
-	if n.id.Formed && last == 0 {
+	if n.id.Formed() && last == 0 {
 		if list, err := n.snaps.List(); err != nil || len(list) == 0 {
 			return errors.Join(fmt.Errorf("colmena: directory %s belongs to node %q of a cluster, but its log is empty: the log was lost; wipe the directory and join again", n.cfg.DataDir, n.id.NodeID), err)
 		}
@@ -291,21 +293,20 @@ const (
 
 // bootstrap forms a cluster of this node alone, if it is asked to and there is none.
 func (n *Node) bootstrap(conf *raft.Config) error {
-	if n.id.Formed {
+	if n.id.Formed() {
 		return nil
 	}
 	if !n.cfg.Bootstrap && n.cfg.Bind != "" {
-		if len(n.cfg.Join) == 0 && n.id.ClusterID == "" {
+		if len(n.cfg.Join) == 0 && n.id.ClusterID() == "" {
 			return fmt.Errorf("colmena: directory %s is empty and neither Bootstrap nor Join is set: set Bootstrap on the first node of a new cluster, Join on every other", n.cfg.DataDir)
 		}
 		return nil
 	}
-	if n.id.ClusterID != "" && !n.id.Forming {
-		return fmt.Errorf("colmena: directory %s has begun to join cluster %s: set Join to go on with that, or wipe the directory to form another cluster", n.cfg.DataDir, n.id.ClusterID)
+	if cluster := n.id.ClusterID(); cluster != "" && !n.id.Forming() {
+		return fmt.Errorf("colmena: directory %s has begun to join cluster %s: set Join to go on with that, or wipe the directory to form another cluster", n.cfg.DataDir, cluster)
 	}
-	if n.id.ClusterID == "" {
-		n.id.ClusterID, n.id.Forming = randomID(), true
-		if err := n.id.save(n.cfg.DataDir); err != nil {
+	if n.id.ClusterID() == "" {
+		if err := n.id.Form(); err != nil {
 			return err
 		}
 	}
@@ -332,8 +333,7 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 		}
 	}
 	durable.CrashPoint("bootstrap.before-formed")
-	n.id.Formed = true
-	return n.id.save(n.cfg.DataDir)
+	return n.id.Enter()
 }
 
 // serve starts what runs beside raft, and opens the port.
@@ -351,7 +351,7 @@ func (n *Node) serve() error {
 	}
 	if n.net != nil {
 		n.net.Serve()
-		n.group.Go("membership", n.keepMembership)
+		n.group.Go("membership", n.members.Run)
 	}
 	return nil
 }

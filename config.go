@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/membership"
 )
 
@@ -223,7 +224,8 @@ func (c *Config) check() error {
 		}
 	}
 	c.checkAddresses(bad)
-	c.checkFunctions(bad)
+	functions, collations := c.library()
+	engine.CheckLibrary(functions, collations, bad)
 	if c.AllowPlain && c.TLS == nil {
 		bad("AllowPlain means nothing without TLS")
 	}

@@ -95,6 +95,21 @@ var (
 	ErrNotCaughtUp = errors.New("colmena: not caught up")
 )
 
+// Errors of AddVoter, AddNonvoter, DemoteVoter, RemoveNode and TransferLeadership. They
+// are the same on every node, and say that no member was changed.
+var (
+	// ErrUnknownMember: the cluster has no node of that ID.
+	ErrUnknownMember = errors.New("colmena: no such member")
+	// ErrLastVoter: the node is the only one that votes, and can be neither removed
+	// nor demoted.
+	ErrLastVoter = errors.New("colmena: the last voter can be neither removed nor demoted")
+	// ErrNoQuorum: too few of the voters that would remain are within reach to form a
+	// majority. Bring them back first, or remove those that are down.
+	ErrNoQuorum = errors.New("colmena: too few voters would remain within reach to form a majority")
+	// ErrNoSuccessor: no other voter is there to take leadership over.
+	ErrNoSuccessor = errors.New("colmena: no other voter is within reach to take over leadership")
+)
+
 // Errors of Forward.
 var (
 	// ErrNoHandler: the leader has no handler of that name. The request did nothing.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/membership"
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -74,7 +75,25 @@ func errorToWire(err error) *wire.Error {
 	case errors.Is(err, context.Canceled):
 		return &wire.Error{Code: wire.ErrCanceled, Msg: err.Error()}
 	}
+	for _, e := range memberErrors {
+		if errors.Is(err, e.decided) {
+			return &wire.Error{Code: e.code, Msg: strings.TrimPrefix(err.Error(), "colmena: ")}
+		}
+	}
 	return &wire.Error{Code: wire.ErrInternal, Msg: err.Error()}
+}
+
+// memberErrors are refusals of a change of members: as they are decided, as they
+// travel, and as the user finds them.
+var memberErrors = []struct {
+	decided error
+	code    wire.ErrorCode
+	public  error
+}{
+	{membership.ErrUnknownMember, wire.ErrUnknownMember, ErrUnknownMember},
+	{membership.ErrLastVoter, wire.ErrLastVoter, ErrLastVoter},
+	{membership.ErrNoQuorum, wire.ErrNoQuorum, ErrNoQuorum},
+	{membership.ErrNoSuccessor, wire.ErrNoSuccessor, ErrNoSuccessor},
 }
 
 // maxErrorSQL is how much of a statement travels with its error.
@@ -122,6 +141,11 @@ func errorFromWire(e *wire.Error) error {
 		return &outcomeError{"colmena: " + e.Msg, []error{context.Canceled, ErrNotApplied}}
 	case wire.ErrBusy:
 		return &outcomeError{"colmena: " + e.Msg, []error{ErrNotApplied}}
+	}
+	for _, m := range memberErrors {
+		if e.Code == m.code {
+			return &outcomeError{"colmena: " + e.Msg, []error{m.public}}
+		}
 	}
 	return errors.New("colmena: " + e.Msg)
 }

@@ -3,6 +3,9 @@ package colmena
 import (
 	"context"
 	"sync"
+
+	"github.com/mentasystems/colmena/internal/members"
+	"github.com/mentasystems/colmena/internal/rpc"
 )
 
 // Partition cuts a node off from those for which f is true; nil heals.
@@ -17,4 +20,23 @@ func (n *Node) HoldDatabase(name string) (release func()) {
 	go func() { _ = n.dbs.Get(name).Do(context.Background(), func() { close(held); <-hold }) }()
 	<-held
 	return sync.OnceFunc(func() { close(hold) })
+}
+
+// AskAt asks whoever answers at addr for a change of members, whatever it says.
+func (n *Node) AskAt(ctx context.Context, addr string, c members.Change) error {
+	conn, peer, err := n.net.DialAddr(ctx, addr)
+	if err != nil {
+		return err
+	}
+	if n.id.ClusterID() == "" {
+		_ = conn.Close()
+		if err := n.id.Join(peer.ClusterID); err != nil {
+			return err
+		}
+		if conn, _, err = n.net.DialAddr(ctx, addr); err != nil {
+			return err
+		}
+	}
+	_, err = n.client.CallConn(ctx, conn, members.MethodChange, rpc.EncodeControl(&c))
+	return changeError(err)
 }

@@ -9,23 +9,19 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
-
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // Methods nodes call on one another. Names are only ever added.
 const (
-	methodWrite    = "write"
-	methodMark     = "mark"
-	methodTerm     = "term"
-	methodQuery    = "query"
-	methodMembers  = "members"
-	methodChange   = "change"
-	methodProgress = "progress"
-	methodForward  = "forward"
-	methodTx       = "tx"
+	methodWrite   = "write"
+	methodMark    = "mark"
+	methodTerm    = "term"
+	methodQuery   = "query"
+	methodForward = "forward"
+	methodTx      = "tx"
 )
 
 // registerMethods tells the server what this node answers. All but an entrance call
@@ -33,7 +29,7 @@ const (
 func (n *Node) registerMethods() {
 	insider := func(h rpc.Handler) rpc.Handler {
 		return func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
-			if own := n.clusterID(); own == "" || peer.ClusterID != own {
+			if own := n.id.ClusterID(); own == "" || peer.ClusterID != own {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call from outside the cluster", Detail: "join first"}
 			}
 			return h(ctx, peer, st)
@@ -42,7 +38,7 @@ func (n *Node) registerMethods() {
 	member := func(h rpc.Handler) rpc.Handler {
 		return insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
 			// Only the leader is sure to know who is a member now.
-			if m, ok := n.dbs.Member(peer.NodeID); n.leading.Load() != 0 && (!ok || m.Incarnation != peer.Incarnation) {
+			if n.leading.Load() != 0 && !n.members.IsMember(peer) {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call of node " + peer.NodeID, Detail: "it is no member of the cluster, or was replaced: start it with Join"}
 			}
 			return h(ctx, peer, st)
@@ -54,16 +50,12 @@ func (n *Node) registerMethods() {
 	n.server.Handle(methodQuery, member(n.serveQuery))
 	n.server.Handle(methodTx, member(n.serveTx))
 	n.server.Handle(methodForward, member(unary(n.serveForward)))
-	n.server.Handle(methodMembers, insider(unary(func(context.Context, []byte) ([]byte, error) {
-		if n.leading.Load() == 0 {
-			return nil, &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
-		}
-		return encodeControl(n.membersHere()), nil
-	})))
-	n.server.Handle(methodProgress, member(unary(func(context.Context, []byte) ([]byte, error) {
-		return encodeControl(&progress{Incarnation: n.id.Incarnation, Applied: n.applied.Load()}), nil
-	})))
-	n.server.Handle(methodChange, insider(unary(n.serveChange)))
+	n.server.Handle(members.MethodList, insider(unary(n.members.ServeList)))
+	n.server.Handle(members.MethodProgress, member(unary(n.members.ServeProgress)))
+	n.server.Handle(members.MethodChange, insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
+		change := func(ctx context.Context, b []byte) ([]byte, error) { return nil, n.members.ServeChange(ctx, peer, b) }
+		return unary(change)(ctx, peer, st)
+	}))
 }
 
 // unary serves a method of one request and one response.
@@ -79,23 +71,6 @@ func unary(f func(context.Context, []byte) ([]byte, error)) rpc.Handler {
 		}
 		return st.Send(resp)
 	}
-}
-
-// serveChange runs a change of members, or passes it on to the leader: a joining node
-// may ask any member.
-func (n *Node) serveChange(ctx context.Context, b []byte) ([]byte, error) {
-	var c memberChange
-	if err := codec.NewDecoderBytes(b, &msgpackHandle).Decode(&c); err != nil {
-		return nil, fmt.Errorf("request for a change of members: %w", err)
-	}
-	leader, local, ok := n.leader()
-	switch {
-	case ok && local:
-		return nil, n.changeHere(ctx, c)
-	case ok && c.Kind == changeJoin:
-		return nil, n.control(ctx, leader, methodChange, &c, nil)
-	}
-	return nil, &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
 }
 
 // HandlerKey names a handler and fixes the types of its request and response.
@@ -197,7 +172,7 @@ func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, e
 		if local {
 			out, err = n.forwardHere(ctx, name, body)
 		} else {
-			out, err = n.client.Call(ctx, leader, methodForward, encodeControl(&forwarded{name, body}))
+			out, err = n.client.Call(ctx, leader, methodForward, rpc.EncodeControl(&forwarded{name, body}))
 		}
 		var w *wire.Error
 		switch {
@@ -243,7 +218,7 @@ func (n *Node) forwardHere(ctx context.Context, name string, body []byte) ([]byt
 
 func (n *Node) serveForward(ctx context.Context, b []byte) ([]byte, error) {
 	var f forwarded
-	if err := codec.NewDecoderBytes(b, &msgpackHandle).Decode(&f); err != nil {
+	if err := rpc.DecodeControl(b, &f); err != nil {
 		return nil, fmt.Errorf("forwarded request: %w", err)
 	}
 	return n.runHandler(ctx, f.Name, f.Body)

@@ -103,7 +103,7 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err := f.n.dbs.Settle(ctx); err != nil {
 		return nil, fmt.Errorf("colmena: snapshot: %w", err)
 	}
-	return &fsmSnapshot{n: f.n, manifest: f.n.dbs.Manifest(f.n.clusterID())}, nil
+	return &fsmSnapshot{n: f.n, manifest: f.n.dbs.Manifest(f.n.id.ClusterID())}, nil
 }
 
 // snapshotDrain bounds how long a snapshot waits for the databases.

@@ -21,9 +21,9 @@ const module = "github.com/mentasystems/colmena"
 func level(pkg string) int {
 	switch pkg {
 	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership", "internal/sqltext", "internal/times",
-		"internal/requestid", "internal/promtext", "internal/hooks", "internal/ownwrites", "internal/identity":
+		"internal/requestid", "internal/promtext", "internal/hooks", "internal/ownwrites":
 		return 0
-	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/pragma", "internal/values",
+	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/pragma", "internal/values", "internal/identity",
 		"internal/nudge":
 		return 1
 	case "internal/interactive", "internal/freshness", "internal/rowstream", "internal/outbox", "internal/catalogue", "internal/plainfile", "internal/members":
@@ -48,7 +48,7 @@ var confined = map[string][]string{
 	"go.etcd.io/bbolt":                 {"internal/logstore"},
 	"github.com/hashicorp/yamux":       {"internal/rpc"},
 	"github.com/hashicorp/go-hclog":    {"internal/transport", "internal/logstore"},
-	"github.com/hashicorp/go-msgpack":  {"."},
+	"github.com/hashicorp/go-msgpack":  {"internal/rpc"},
 	"golang.org/x/sys":                 {"internal/durable", "internal/snapshot", "internal/logstore"},
 }
 

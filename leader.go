@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/mentasystems/colmena/internal/catalogue"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -112,8 +113,8 @@ func (n *Node) takeLead(ctx context.Context, term uint64) error {
 	if at := n.dbs.System().Mark().Index; n.missedFrom.Load() != 0 || !n.dbs.Follows(at) {
 		return fmt.Errorf("the databases do not follow entry %d yet", at)
 	}
-	if v := n.dbs.WriteFormat(); v < formatMin {
-		return fmt.Errorf("a member reads formats up to %d only, and this version writes %d and newer: upgrade that member", v, formatMin)
+	if v := n.members.WriteFormat(); v < members.FormatMin {
+		return fmt.Errorf("a member reads formats up to %d only, and this version writes %d and newer: upgrade that member", v, members.FormatMin)
 	}
 	n.dbs.Lead(term)
 	return n.ensureSystem(ctx)
@@ -123,19 +124,14 @@ const barrierTimeout = 10 * time.Second
 
 // ensureSystem writes the first entry of a new cluster, and this node's own line.
 func (n *Node) ensureSystem(ctx context.Context) error {
-	sys := n.dbs.System()
 	if n.dbs.ClusterID() == "" {
 		args := wire.NewArgs(1)
-		args.Add(wire.Text(n.clusterID()))
-		if _, err := sys.Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: catalogue.Schema, Args: args.Args()}}}); err != nil {
+		args.Add(wire.Text(n.id.ClusterID()))
+		if _, err := n.dbs.System().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: catalogue.Schema, Args: args.Args()}}}); err != nil {
 			return err
 		}
 	}
-	if m, ok := n.dbs.Member(n.id.NodeID); ok && m == n.selfMember(m.Voter) {
-		return nil
-	}
-	_, err := sys.Exec(ctx, recordMember(n.selfMember(true)))
-	return err
+	return n.members.RecordSelf(ctx)
 }
 
 // stateChanged wakes those who wait for a leader.
@@ -256,7 +252,7 @@ func (n *Node) Leader() (Member, bool) {
 		return Member{}, false
 	}
 	m := Member{ID: id}
-	m.Addr, _, _ = n.peers.resolve(id)
+	m.Addr, _, _ = n.members.Book.Resolve(id)
 	return m, true
 }
 

@@ -15,12 +15,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/mentasystems/colmena"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/testcluster"
 )
 
@@ -214,6 +216,66 @@ func TestLastVoterIsNeitherRemovedNorDemoted(t *testing.T) {
 	add(t, n, 1)
 }
 
+// TestRefusedChangesReadTheSameOnEveryNode: kind and text of an error do not depend on
+// the node that was called.
+func TestRefusedChangesReadTheSameOnEveryNode(t *testing.T) {
+	c := testcluster.New(t, 3)
+	kv(t, c, 1)
+	learner := c.Add(func(_ int, cfg *colmena.Config) { cfg.JoinAs = colmena.JoinAsNonvoter })
+	c.WaitReady()
+	same := func(what string, want error, change func(*colmena.Node) error) {
+		t.Helper()
+		text := ""
+		for _, n := range c.Running() {
+			err := change(n)
+			if err == nil || want != nil && !errors.Is(err, want) {
+				t.Fatalf("%s on node %s: %v; want %v", what, n.ID(), err, want)
+			}
+			if text == "" {
+				text = err.Error()
+			}
+			if err.Error() != text || strings.Count(text, "colmena: ") != 1 {
+				t.Errorf("%s on node %s: %q, and elsewhere %q", what, n.ID(), err, text)
+			}
+		}
+	}
+	leader, away, last := c.Leader(), -1, -1
+	for i := range 3 {
+		switch {
+		case i == leader:
+		case away < 0:
+			away = i
+		default:
+			last = i
+		}
+	}
+	id := func(i int) string { return c.Config(i).NodeID }
+	same("a stranger removed", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.RemoveNode(limit(t), "nobody") })
+	same("a stranger demoted", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.AddNonvoter(limit(t), "nobody") })
+	same("a stranger promoted", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.AddVoter(limit(t), "nobody") })
+	same("leadership to a stranger", colmena.ErrUnknownMember, func(n *colmena.Node) error { return n.TransferLeadership(limit(t), "nobody") })
+	same("leadership to a learner", nil, func(n *colmena.Node) error { return n.TransferLeadership(limit(t), id(learner)) })
+
+	c.Stop(away)
+	same("a majority lost", colmena.ErrNoQuorum, func(n *colmena.Node) error { return n.RemoveNode(limit(t), id(last)) })
+	same("a majority lost", colmena.ErrNoQuorum, func(n *colmena.Node) error { return n.DemoteVoter(limit(t), id(leader)) })
+	if err := c.Node(last).RemoveNode(limit(t), id(away)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Node(last).DemoteVoter(limit(t), id(last)); err != nil {
+		t.Fatal(err)
+	}
+	c.WaitVoters(1)
+	same("the last voter removed", colmena.ErrLastVoter, func(n *colmena.Node) error { return n.RemoveNode(limit(t), id(leader)) })
+	same("the last voter demoted", colmena.ErrLastVoter, func(n *colmena.Node) error { return n.DemoteVoter(limit(t), id(leader)) })
+	same("leadership to nobody", colmena.ErrNoSuccessor, func(n *colmena.Node) error { return n.TransferLeadership(limit(t), "") })
+	if c.Leader() != leader {
+		t.Error("a refused change has moved leadership")
+	}
+	add(t, c.Node(last), 1)
+	wantRows(t, c, 2)
+}
+
 // authority is a certificate authority of a test.
 type authority struct {
 	t    *testing.T
@@ -320,6 +382,61 @@ func TestTLS(t *testing.T) {
 	stranger(t, c, "certificate", func(cfg *colmena.Config) { cfg.TLSConfig = newAuthority(t).issue("stranger") })
 	stranger(t, c, "certificate", func(cfg *colmena.Config) { cfg.TLSConfig = ca.issue("another") })
 	stranger(t, c, "TLS", func(*colmena.Config) {})
+}
+
+// TestANodeCannotJoinUnderTheNameOfAnother: who joins is who shook hands. A node with a
+// certificate of its own, and no member, can neither take the line of a member that is
+// down, nor move it to its own address, nor enter or remove anybody else, whomever of
+// the members it asks.
+func TestANodeCannotJoinUnderTheNameOfAnother(t *testing.T) {
+	ca := newAuthority(t)
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.TLSConfig = ca.issue(cfg.NodeID) })
+	kv(t, c, 1)
+	down := c.Follower()
+	incarnation := c.Node(down).Status().Incarnation
+	c.Stop(down)
+	leader, follower := c.Node(c.Leader()), c.Node(c.Follower())
+	before, err := leader.Members(limit(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	imposter, err := colmena.New(colmena.Config{NodeID: "imposter", DataDir: t.TempDir(), Bind: "127.0.0.1:0", Join: []string{testcluster.FreeAddr(t)},
+		TLSConfig: ca.issue("imposter"), Logger: testcluster.Logger(t, 9)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer imposter.Close()
+	join := func(id, incarnation string) members.Change {
+		return members.Change{Kind: members.Join, ID: id, Incarnation: incarnation, Addr: imposter.Addr(), Voter: true, FormatMin: members.FormatMin, FormatMax: members.FormatMax}
+	}
+	victim := c.Config(down).NodeID
+	for _, via := range []*colmena.Node{leader, follower} {
+		for what, change := range map[string]members.Change{
+			"a member's line":    join(victim, "taken"),
+			"a member's address": join(victim, incarnation),
+			"a new line":         join("newcomer", "taken"),
+			"a removal":          {Kind: members.Remove, ID: victim},
+		} {
+			err := imposter.AskAt(limit(t), via.Addr(), change)
+			var refused *colmena.RefusedError
+			if notLeader := via == follower && change.Kind != members.Join && errors.Is(err, colmena.ErrNoLeader); !errors.As(err, &refused) && !notLeader {
+				t.Errorf("%s, asked of node %s: %v", what, via.ID(), err)
+			}
+		}
+	}
+	after, err := leader.Members(limit(t))
+	if err != nil || !slices.Equal(before, after) {
+		t.Errorf("%v\nmembers were %v\nand are %v", err, before, after)
+	}
+	// For itself a node may ask any member, which passes that on.
+	honest := c.Add(func(_ int, cfg *colmena.Config) { cfg.Join = []string{follower.Addr()} })
+	c.WaitVoters(4)
+	if m := member(t, leader, honest); m.Addr != c.Node(honest).Addr() {
+		t.Errorf("the node that joined through a follower is %+v", m)
+	}
+	c.Start(down)
+	c.WaitReady()
+	wantRows(t, c, 1)
 }
 
 func TestClusterKeys(t *testing.T) {

@@ -4,25 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"sync"
 
-	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/identity"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/membership"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/wire"
-)
-
-// Format versions of what nodes write for one another: entries, copies and calls. A
-// node reads all from formatMin to formatMax; the leader writes the newest that every
-// Member, learners included, reads.
-const (
-	formatMin uint16 = 1
-	formatMax uint16 = 1
 )
 
 // Member is a node of the cluster.
@@ -36,36 +28,32 @@ type Member struct {
 }
 
 // Members lists the cluster's nodes, sorted by ID, as the leader knows them.
-func (n *Node) Members(ctx context.Context) ([]Member, error) {
-	var out []Member
-	err := n.onLeader(ctx, func(ctx context.Context) error {
+func (n *Node) Members(ctx context.Context) (out []Member, err error) {
+	err = n.onLeader(ctx, func(context.Context) error {
 		out = n.membersHere()
 		return nil
 	}, func(ctx context.Context, leader string) error {
-		return n.control(ctx, leader, methodMembers, nil, &out)
+		list, err := n.members.ListOf(ctx, leader)
+		out = publicMembers(list)
+		return err
 	})
 	return out, err
 }
 
-func (n *Node) membersHere() []Member {
-	leader, _, _ := n.leader()
+func (n *Node) membersHere() []Member { return publicMembers(n.members.List()) }
+
+func publicMembers(list []members.Member) []Member {
 	var out []Member
-	for _, s := range n.servers() {
-		m := Member{ID: string(s.ID), Voter: s.Suffrage == raft.Voter, Leader: string(s.ID) == leader}
-		m.Addr, _, _ = n.peers.resolve(m.ID)
-		if line, ok := n.dbs.Member(m.ID); ok {
-			m.Promoting = line.Voter && !m.Voter
-		}
-		out = append(out, m)
+	for _, m := range list {
+		out = append(out, Member(m))
 	}
-	slices.SortFunc(out, func(a, b Member) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
 // AddVoter makes a node a voter: a learner is promoted when it has caught up; a node
 // that is not a member yet must join by itself, with Config.Join.
 func (n *Node) AddVoter(ctx context.Context, id string) error {
-	return n.changeMember(ctx, memberChange{Kind: changePromote, ID: id})
+	return n.changeMember(ctx, members.Change{Kind: members.Promote, ID: id})
 }
 
 // AddNonvoter makes a voter a learner, which receives everything and does not vote.
@@ -74,47 +62,45 @@ func (n *Node) AddNonvoter(ctx context.Context, id string) error { return n.Demo
 
 // DemoteVoter makes a voter a learner. The last voter cannot be demoted.
 func (n *Node) DemoteVoter(ctx context.Context, id string) error {
-	return n.changeMember(ctx, memberChange{Kind: changeDemote, ID: id})
+	return n.changeMember(ctx, members.Change{Kind: members.Demote, ID: id})
 }
 
 // RemoveNode takes a node out of the cluster. It may be down. It stays out, and says so
 // in its log and to OnEvent, until it is started again with Config.Join.
 func (n *Node) RemoveNode(ctx context.Context, id string) error {
-	return n.changeMember(ctx, memberChange{Kind: changeRemove, ID: id})
+	return n.changeMember(ctx, members.Change{Kind: members.Remove, ID: id})
 }
 
 // TransferLeadership hands leadership to the voter id, or to the one that is most
 // caught up if id is "".
 func (n *Node) TransferLeadership(ctx context.Context, id string) error {
-	return n.changeMember(ctx, memberChange{Kind: changeTransfer, ID: id})
+	return n.changeMember(ctx, members.Change{Kind: members.Transfer, ID: id})
 }
 
-type changeKind uint8
-
-const (
-	changeJoin changeKind = iota + 1
-	changePromote
-	changeDemote
-	changeRemove
-	changeTransfer
-)
-
-// memberChange travels as msgpack. Fields are only ever added.
-type memberChange struct {
-	Kind                 changeKind
-	ID                   string
-	Incarnation, Addr    string
-	Voter                bool
-	Engine               uint64
-	FormatMin, FormatMax uint16
-	Functions            string
+func (n *Node) changeMember(ctx context.Context, c members.Change) error {
+	return changeError(n.onLeader(ctx, func(ctx context.Context) error { return n.members.Change(ctx, c) },
+		func(ctx context.Context, leader string) error { return n.members.Ask(ctx, leader, c) }))
 }
 
-func (n *Node) changeMember(ctx context.Context, c memberChange) error {
-	return n.onLeader(ctx, func(ctx context.Context) error { return n.changeHere(ctx, c) },
-		func(ctx context.Context, leader string) error {
-			return n.control(ctx, leader, methodChange, &c, nil)
-		})
+// changeError makes the user's error of a change of members, the same on the leader and
+// on every other node. One that was cut short may have taken some of its steps.
+func changeError(err error) error {
+	if err == nil || errors.Is(err, ErrClosed) || errors.Is(err, ErrNoLeader) {
+		return err
+	}
+	w := errorToWire(err)
+	text := "colmena: " + strings.TrimPrefix(w.Msg, "colmena: ")
+	switch w.Code {
+	case wire.ErrInternal:
+		return errors.New(text)
+	case wire.ErrTimeout:
+		return &outcomeError{text, []error{context.DeadlineExceeded}}
+	case wire.ErrCanceled:
+		return &outcomeError{text, []error{context.Canceled}}
+	case wire.ErrClosed:
+		return &outcomeError{text, []error{ErrClosed}}
+	}
+	return errorFromWire(w)
 }
 
 // onLeader runs here if this node leads, and otherwise asks the leader. Calls are
@@ -162,241 +148,93 @@ func noLeader(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrNoLeader, err)
 }
 
-// changeHere runs a change on the leader, one at a time.
-func (n *Node) changeHere(ctx context.Context, c memberChange) error {
-	n.peers.changing.Lock()
-	defer n.peers.changing.Unlock()
-	if n.leading.Load() == 0 {
-		return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
-	}
-	if err := checkFunctionList(c.Functions); err != nil {
-		return err
-	}
-	v := n.memberView(ctx)
-	var steps []membership.Step
-	var err error
-	switch c.Kind {
-	case changeJoin:
-		if err := n.dbs.CheckFormats(c.ID, c.FormatMin, c.FormatMax); err != nil {
-			return err
-		}
-		steps, err = membership.Join(v, membership.JoinRequest{ID: c.ID, Incarnation: c.Incarnation, Addr: c.Addr, Voter: c.Voter})
-		if m, refresh := n.refreshed(c); err == nil && len(steps) == 0 && refresh {
-			steps = []membership.Step{{Kind: membership.StepRecord, ID: m.ID, Member: membership.Member{ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, WantsVoter: m.Voter}}}
-		}
-	case changePromote:
-		steps, err = membership.Promote(v, c.ID)
-	case changeDemote:
-		steps, err = membership.Demote(v, c.ID)
-	case changeRemove:
-		steps, err = membership.Remove(v, c.ID)
-	case changeTransfer:
-		if c.ID != "" && !slices.ContainsFunc(v.Servers, func(s membership.Server) bool { return s.ID == c.ID && s.Voter }) {
-			return fmt.Errorf("colmena: node %q is not a voter of this cluster, so it cannot lead", c.ID)
-		}
-		steps = []membership.Step{{Kind: membership.StepTransfer, ID: c.ID}}
-	default:
-		err = fmt.Errorf("colmena: unknown change of members %d", c.Kind)
-	}
-	if err != nil {
-		return err
-	}
-	for _, s := range steps {
-		if err := n.runStep(ctx, s, c); err != nil {
-			return fmt.Errorf("%v: %w", s, err)
-		}
-		if s.Kind == membership.StepTransfer && c.Kind != changeTransfer {
-			// The leader cannot go itself: the next one is asked again.
-			return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node has handed leadership on"}
-		}
-	}
-	return nil
+// newMembers makes this node's part in the keeping of the list of members.
+func (n *Node) newMembers() *members.Keeper {
+	env := membersEnv{n}
+	return members.NewKeeper(members.Config{
+		Self: n.id, Table: env, Raft: env, Join: n.cfg.Join, Voter: n.cfg.JoinAs == JoinAsVoter, Engine: engineFingerprint(), Functions: n.library.List(),
+		AnswerTimeout: n.cfg.ElectionTimeout, Removed: func() { n.event(Event{Kind: EventRemoved}) }, Logger: n.log,
+	})
 }
 
-func (n *Node) runStep(ctx context.Context, s membership.Step, c memberChange) error {
-	id, addr := raft.ServerID(s.ID), raft.ServerAddress(s.ID) // H25: raft knows members by ID
-	n.log.Info("membership", "step", s.String())
-	switch s.Kind {
-	case membership.StepRecord:
-		m := membership.Record{ID: s.Member.ID, Incarnation: s.Member.Incarnation, Addr: s.Member.Addr, Voter: s.Member.WantsVoter, Engine: c.Engine, FormatMin: c.FormatMin, FormatMax: c.FormatMax, Functions: c.Functions}
-		if old, ok := n.dbs.Member(m.ID); ok && c.Kind != changeJoin {
-			m.Engine, m.FormatMin, m.FormatMax, m.Functions = old.Engine, old.FormatMin, old.FormatMax, old.Functions
-		}
-		_, err := n.dbs.System().Exec(ctx, recordMember(m))
-		return err
-	case membership.StepForget:
-		args := wire.NewArgs(1)
-		args.Add(wire.Text(s.ID))
-		_, err := n.dbs.System().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: "DELETE FROM members WHERE id = ?", Args: args.Args()}}})
-		n.peers.forget(s.ID)
-		return err
-	case membership.StepAddLearner:
-		return waitFuture(ctx, n.raft.AddNonvoter(id, addr, 0, 0))
-	case membership.StepPromote:
-		return waitFuture(ctx, n.raft.AddVoter(id, addr, 0, 0))
-	case membership.StepDemote:
-		return waitFuture(ctx, n.raft.DemoteVoter(id, 0, 0))
-	case membership.StepRemove:
-		return waitFuture(ctx, n.raft.RemoveServer(id, 0, 0))
-	case membership.StepTransfer:
-		return n.transfer(ctx, s.ID)
-	}
-	return fmt.Errorf("colmena: unknown step %v", s)
+// membersEnv is the node as internal/members sees it. Of the node's parts it asks when
+// they are needed: they are built one after the other.
+type membersEnv struct{ n *Node }
+
+func (e membersEnv) Member(id string) (membership.Record, bool) { return e.n.dbs.Member(id) }
+func (e membersEnv) Members() []membership.Record               { return e.n.dbs.Members() }
+
+func (e membersEnv) Exec(ctx context.Context, u wire.Unit) error {
+	_, err := e.n.dbs.System().Exec(ctx, u)
+	return unled(err)
 }
 
-func (n *Node) transfer(ctx context.Context, id string) error {
-	if id == n.id.NodeID {
-		return nil
+func (e membersEnv) Servers() []membership.Server {
+	var out []membership.Server
+	for _, s := range e.n.servers() {
+		out = append(out, membership.Server{ID: string(s.ID), Voter: s.Suffrage == raft.Voter})
 	}
-	return n.resign(ctx, id)
+	return out
 }
 
-// memberView is what membership decisions are made from.
-func (n *Node) memberView(ctx context.Context) membership.View {
-	v := membership.View{Leader: n.id.NodeID, Applied: n.applied.Load(), Progress: map[string]membership.Progress{}}
-	for _, m := range n.dbs.Members() {
-		v.Members = append(v.Members, membership.Member{ID: m.ID, Incarnation: m.Incarnation, Addr: m.Addr, WantsVoter: m.Voter})
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for _, s := range n.servers() {
-		v.Servers = append(v.Servers, membership.Server{ID: string(s.ID), Voter: s.Suffrage == raft.Voter})
-		if string(s.ID) == n.id.NodeID || n.client == nil {
-			continue
-		}
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, n.cfg.ElectionTimeout)
-			defer cancel()
-			var p progress
-			if err := n.control(ctx, string(s.ID), methodProgress, nil, &p); err == nil {
-				mu.Lock()
-				v.Progress[string(s.ID)] = membership.Progress{Incarnation: p.Incarnation, Applied: p.Applied, Reachable: true}
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return v
+// In raft's configuration a node's address is its ID (H25).
+
+func (e membersEnv) AddLearner(ctx context.Context, id string) error {
+	return agreed(ctx, e.n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
 }
 
-// progress travels as msgpack.
-type progress struct {
-	Incarnation string
-	Applied     uint64
+func (e membersEnv) AddVoter(ctx context.Context, id string) error {
+	return agreed(ctx, e.n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
 }
 
-func recordMember(m membership.Record) wire.Unit {
-	args := wire.NewArgs(8)
-	args.Add(wire.Text(m.ID))
-	args.Add(wire.Text(m.Incarnation))
-	args.Add(wire.Text(m.Addr))
-	voter := int64(0)
-	if m.Voter {
-		voter = 1
+func (e membersEnv) Demote(ctx context.Context, id string) error {
+	return agreed(ctx, e.n.raft.DemoteVoter(raft.ServerID(id), 0, 0))
+}
+
+func (e membersEnv) Remove(ctx context.Context, id string) error {
+	return agreed(ctx, e.n.raft.RemoveServer(raft.ServerID(id), 0, 0))
+}
+
+func agreed(ctx context.Context, f raft.Future) error { return unled(waitFuture(ctx, f)) }
+
+func (e membersEnv) Transfer(ctx context.Context, id string) error { return unled(e.n.resign(ctx, id)) }
+func (e membersEnv) Leader() (id string, local, ok bool)           { return e.n.leader() }
+func (e membersEnv) Leading() bool                                 { return e.n.leading.Load() != 0 }
+func (e membersEnv) Applied() uint64                               { return e.n.applied.Load() }
+
+// unled gives what failed only because this node leads no more one form, for whoever
+// asked: the next leader is asked again.
+func unled(err error) error {
+	if err != nil && (errors.Is(err, engine.ErrNotLeading) || goesToLeader(err)) {
+		return &wire.Error{Code: wire.ErrNotLeader, Msg: err.Error()}
 	}
-	args.Add(wire.Int(voter))
-	args.Add(wire.Int(int64(m.Engine)))
-	args.Add(wire.Int(int64(m.FormatMin)))
-	args.Add(wire.Int(int64(m.FormatMax)))
-	args.Add(wire.Text(m.Functions))
-	return wire.Unit{Statements: []wire.Statement{{SQL: "INSERT OR REPLACE INTO members VALUES(?, ?, ?, ?, ?, ?, ?, ?)", Args: args.Args()}}}
-}
-
-func (n *Node) selfMember(voter bool) membership.Record {
-	m := membership.Record{ID: n.id.NodeID, Incarnation: n.id.Incarnation, Voter: voter, Engine: engineFingerprint(), FormatMin: formatMin, FormatMax: formatMax, Functions: n.library.List()}
-	if n.net != nil {
-		m.Addr = n.net.Advertised()
-	}
-	return m
-}
-
-func (n *Node) clusterID() string {
-	n.idMu.Lock()
-	defer n.idMu.Unlock()
-	return n.id.ClusterID
-}
-
-// adopt makes this node one of a cluster. From here on it talks to no other.
-func (n *Node) adopt(cluster string) error {
-	n.idMu.Lock()
-	defer n.idMu.Unlock()
-	next := n.id
-	next.ClusterID = cluster
-	if err := next.save(n.cfg.DataDir); err != nil {
-		return err
-	}
-	n.id.ClusterID = cluster // the other fields never change, and are read without the lock
-	return nil
+	return err
 }
 
 // catalogueChanged follows an entry of the system database.
 func (n *Node) catalogueChanged() {
-	n.idMu.Lock()
-	formed := n.id.Formed
-	n.idMu.Unlock()
-	if !formed && n.dbs.ClusterID() != "" {
-		n.idMu.Lock()
-		n.id.Formed = true
-		err := n.id.save(n.cfg.DataDir)
-		n.idMu.Unlock()
-		if err != nil {
+	if !n.id.Formed() && n.dbs.ClusterID() != "" {
+		if err := n.id.Enter(); err != nil {
 			n.log.Warn("node.json could not be written", "err", err)
 		}
 	}
 	n.stateChanged()
 }
 
-// promote makes voters of learners that have caught up.
-func (n *Node) promote(ctx context.Context) {
-	waiting := false
-	for _, s := range n.servers() {
-		if m, ok := n.dbs.Member(string(s.ID)); ok && m.Voter && s.Suffrage != raft.Voter {
-			waiting = true
-		}
-	}
-	if !waiting {
-		return
-	}
-	n.peers.changing.Lock()
-	defer n.peers.changing.Unlock()
-	v := n.memberView(ctx)
-	for _, s := range membership.Promotions(v, promoteLag) {
-		if err := n.runStep(ctx, s, memberChange{}); err != nil {
-			n.log.Warn("promotion", "member", s.ID, "err", err)
-		}
-	}
-}
-
-// promoteLag is how many entries a learner may lack to be made a voter.
-const promoteLag = 1000
-
 // acceptCopy refuses a copy of another cluster before a byte of it is stored.
 func (n *Node) acceptCopy(m *snapshot.Manifest) error {
-	if own := n.clusterID(); m.ClusterID != own {
+	if own := n.id.ClusterID(); m.ClusterID != own {
 		return fmt.Errorf("the copy belongs to cluster %s, this node to %s", m.ClusterID, own)
 	}
 	return nil
 }
 
-// control calls a method of another node that is not on the hot path.
-func (n *Node) control(ctx context.Context, id, method string, req, resp any) error {
-	if n.client == nil {
-		return rpc.ErrNotDelivered
-	}
-	b, err := n.client.Call(ctx, id, method, encodeControl(req))
-	if err != nil || resp == nil {
-		return err
-	}
-	return codec.NewDecoderBytes(b, &msgpackHandle).Decode(resp)
-}
+// HasExistingState reports whether dir is a node's data directory.
+func HasExistingState(dir string) (bool, error) { return identity.Exists(dir) }
 
-var msgpackHandle codec.MsgpackHandle
-
-func encodeControl(v any) []byte {
-	var b []byte
-	if v != nil {
-		// Encoding plain structs to memory does not fail.
-		_ = codec.NewEncoderBytes(&b, &msgpackHandle).Encode(v)
-	}
-	return b
-}
+// WipeLocalState removes a node's state from its data directory, which must not be in
+// use: the node forgets its databases, its log and its votes. Other files are left alone.
+// A directory that is no node's is refused, one that does not exist is nothing to do.
+//
+// The cluster still counts the node as a member until it is removed or has joined again.
+func WipeLocalState(dir string) error { return identity.Wipe(dir) }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/promtext"
 )
@@ -64,13 +65,11 @@ type FormatStatus struct{ Oldest, Newest, Writes uint16 }
 
 // Status returns the node's present state. It may be called after Close.
 func (n *Node) Status() Status {
-	n.idMu.Lock()
-	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID, Incarnation: n.id.Incarnation}
-	n.idMu.Unlock()
+	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID(), Incarnation: n.id.Incarnation}
 	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
 	s.Leader, _, _ = n.leader()
 	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
-	s.Format = FormatStatus{formatMin, formatMax, n.dbs.WriteFormat()}
+	s.Format = FormatStatus{members.FormatMin, members.FormatMax, n.members.WriteFormat()}
 	switch last := n.raft.LastContact(); {
 	case s.Ready:
 	case last.IsZero():

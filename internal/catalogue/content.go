@@ -3,7 +3,6 @@ package catalogue
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -99,23 +98,4 @@ func (s *Set) Members() []membership.Record {
 	}
 	slices.SortFunc(out, func(a, b membership.Record) int { return strings.Compare(a.ID, b.ID) })
 	return out
-}
-
-// WriteFormat is the version that nodes write: the newest that every member on record
-// reads, learners included, and this node itself.
-func (s *Set) WriteFormat() uint16 {
-	v := s.cfg.Format
-	for _, m := range s.Members() {
-		v = min(v, m.FormatMax)
-	}
-	return v
-}
-
-// CheckFormats keeps a node out that could not read what the cluster writes: it reads
-// formats from oldest to newest.
-func (s *Set) CheckFormats(id string, oldest, newest uint16) error {
-	if v := s.WriteFormat(); oldest > v || newest < v {
-		return fmt.Errorf("colmena: node %q reads formats %d to %d, and the cluster writes %d: start it with a version that reads that", id, oldest, newest, v)
-	}
-	return nil
 }

@@ -39,8 +39,6 @@ INSERT INTO cluster VALUES('id', ?1), ('schema', 1);`
 type Config struct {
 	// Engine makes the configuration of one of its databases.
 	Engine func(name string, incarnation uint64, path string) engine.Config
-	// Format is the newest format version that this node reads.
-	Format uint16
 	// Warn logs what is not an error for anybody.
 	Warn func(msg string, args ...any)
 	// Replaced is told when a database has taken a name, by the entry of the system

@@ -47,7 +47,7 @@ func newNode(t *testing.T) *node {
 
 func (n *node) open(fresh bool) {
 	n.t.Helper()
-	n.set = New(Config{Engine: n.engine, Format: 3, Warn: func(msg string, args ...any) { n.t.Log(msg, args) },
+	n.set = New(Config{Engine: n.engine, Warn: func(msg string, args ...any) { n.t.Log(msg, args) },
 		Replaced: func(former, incarnation uint64, name string, index uint64) {
 			n.replaced = append(n.replaced, fmt.Sprintf("%d by %d is %s at %d", former, incarnation, name, index))
 			if d := n.set.Get(name); d == nil || d.Incarnation() != incarnation {
@@ -306,23 +306,5 @@ func TestMembersAreThoseOfTheSystemDatabase(t *testing.T) {
 	}
 	if all := n.set.Members(); len(all) != 2 || all[0].ID != "a" {
 		t.Errorf("members %+v", all)
-	}
-}
-
-func TestWrittenFormatIsTheNewestEveryMemberReads(t *testing.T) {
-	const newest = 3
-	s := &Set{cfg: Config{Format: newest}, members: map[string]membership.Record{"a": {ID: "a", FormatMin: 1, FormatMax: newest}, "b": {ID: "b", FormatMin: 1, FormatMax: newest + 3}}}
-	if v := s.WriteFormat(); v != newest {
-		t.Errorf("writes %d", v)
-	}
-	if err := s.CheckFormats("new", newest+1, newest+2); err == nil {
-		t.Error("a node that cannot read what is written may join")
-	}
-	if err := s.CheckFormats("new", 1, newest+2); err != nil {
-		t.Error(err)
-	}
-	s.members["learner"] = membership.Record{ID: "learner", FormatMin: 0, FormatMax: newest - 1}
-	if v := s.WriteFormat(); v != newest-1 {
-		t.Errorf("with an older learner it writes %d", v)
 	}
 }

@@ -234,6 +234,27 @@ func Remove(v View, id string) ([]Step, error) {
 	return steps, nil
 }
 
+// Transfer decides how leadership moves to the voter id, or to any other voter if id is "".
+func Transfer(v View, id string) ([]Step, error) {
+	step := []Step{{Kind: StepTransfer, ID: id}}
+	if id == "" {
+		if !slices.ContainsFunc(v.Servers, func(s Server) bool { return s.Voter && s.ID != v.Leader }) {
+			return nil, ErrNoSuccessor
+		}
+		return step, nil
+	}
+	s, ok := v.server(id)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("%w: %q", ErrUnknownMember, id)
+	case !s.Voter:
+		return nil, fmt.Errorf("colmena: node %q is not a voter of this cluster, so it cannot lead", id)
+	case id == v.Leader:
+		return nil, nil
+	}
+	return step, nil
+}
+
 // withoutVote reports whether the cluster can do without the vote of id: others remain, and a majority of them is within reach. Raft
 // decides the change itself by the majority of those that remain.
 func (v View) withoutVote(id string) error {

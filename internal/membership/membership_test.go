@@ -127,12 +127,25 @@ func TestRemoveDemotePromote(t *testing.T) {
 		{"promote a learner", Promote, learnerNoWish, "d", "record d incarnation=id addr=d:1 voter=true", nil},
 		{"promote one that wishes already", Promote, three(), "d", "", nil},
 		{"promote a stranger", Promote, three(), "x", "", ErrUnknownMember},
+
+		{"hand leadership to a voter", Transfer, three(), "b", "transfer b", nil},
+		{"hand it to the leader", Transfer, three(), "a", "", nil},
+		{"hand it to anybody", Transfer, three(), "", "transfer ", nil},
+		{"hand it to anybody where there is nobody", Transfer, leaderAndLearner, "", "", ErrNoSuccessor},
+		{"hand it to a stranger", Transfer, three(), "x", "", ErrUnknownMember},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			steps, err := tt.do(tt.view, tt.id)
 			check(t, steps, err, tt.want, tt.err)
 		})
+	}
+}
+
+func TestALearnerCannotLead(t *testing.T) {
+	steps, err := Transfer(three(), "d")
+	if steps != nil || err == nil || err.Error() != `colmena: node "d" is not a voter of this cluster, so it cannot lead` {
+		t.Errorf("%v, %v", steps, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"encoding/hex"
+	"reflect"
 	"testing"
 	"time"
 
@@ -29,5 +30,31 @@ func TestFramesAreGolden(t *testing.T) {
 		if got := hex.EncodeToString(c.got); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
+	}
+}
+
+// TestControlMessagesAreGolden pins how plain structs travel: by the names of their
+// fields, of which a receiver passes over those it does not have.
+func TestControlMessagesAreGolden(t *testing.T) {
+	type message struct {
+		Name string
+		Body []byte
+	}
+	want := message{"name", []byte("body")}
+	if got := hex.EncodeToString(EncodeControl(&want)); got != "82a4426f6479a4626f6479a44e616d65a46e616d65" {
+		t.Errorf("%s", got)
+	}
+	if b := EncodeControl(nil); len(b) != 0 {
+		t.Errorf("nothing has %d bytes", len(b))
+	}
+	var got message
+	if err := DecodeControl(EncodeControl(&struct {
+		message
+		Later int
+	}{want, 7}), &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("with a field more: %+v, %v", got, err)
+	}
+	if err := DecodeControl([]byte{0xc1}, &got); err == nil {
+		t.Error("garbage is taken")
 	}
 }

@@ -30,8 +30,12 @@ const (
 	ErrApp              ErrorCode = 18
 	ErrFormat           ErrorCode = 19
 	ErrFunctionNotReady ErrorCode = 20 // Msg is the function, Detail the nodes that lack it, one a line
-	ErrTxAborted        ErrorCode = 21 // a transaction has ended; Primary is the reason, Msg tells, Detail is who held the writer
-	ErrNotFound         ErrorCode = 22 // the request whose outcome was asked for was not applied and never will be
+	ErrUnknownMember    ErrorCode = 21 // as the following a refused change of members
+	ErrLastVoter        ErrorCode = 22
+	ErrNoQuorum         ErrorCode = 23
+	ErrNoSuccessor      ErrorCode = 24
+	ErrTxAborted        ErrorCode = 25 // a transaction has ended; Primary is the reason, Msg tells, Detail is who held the writer
+	ErrNotFound         ErrorCode = 26 // the request whose outcome was asked for was not applied and never will be
 )
 
 var errorCodeNames = [...]string{
@@ -55,6 +59,10 @@ var errorCodeNames = [...]string{
 	ErrApp:              "application error",
 	ErrFormat:           "unknown format",
 	ErrFunctionNotReady: "function not ready",
+	ErrUnknownMember:    "no such member",
+	ErrLastVoter:        "last voter",
+	ErrNoQuorum:         "no quorum",
+	ErrNoSuccessor:      "no successor",
 	ErrTxAborted:        "transaction aborted",
 	ErrNotFound:         "not applied",
 }

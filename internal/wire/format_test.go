@@ -252,7 +252,7 @@ func TestRequestsEncodeConcurrently(t *testing.T) {
 func TestErrorCodesAreNumberedForGood(t *testing.T) {
 	order := []ErrorCode{ErrSQL, ErrNonDeterministic, ErrNotLeader, ErrExpired, ErrTooLarge, ErrRefused, ErrOutcomeUnknown, ErrClosed,
 		ErrDiskFull, ErrHalted, ErrTimeout, ErrCanceled, ErrBusy, ErrInternal, ErrNoDatabase, ErrNoHandler, ErrPanic, ErrApp, ErrFormat, ErrFunctionNotReady,
-		ErrTxAborted, ErrNotFound}
+		ErrUnknownMember, ErrLastVoter, ErrNoQuorum, ErrNoSuccessor, ErrTxAborted, ErrNotFound}
 	for i, c := range order {
 		if int(c) != i+1 || strings.HasPrefix(c.String(), "error code") {
 			t.Errorf("code %d is %q, want number %d and a name", c, c, i+1)
