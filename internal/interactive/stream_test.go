@@ -1,0 +1,252 @@
+package interactive
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// scripted is a transaction that does what a test says.
+type scripted struct {
+	run      func(ctx context.Context, st engine.Statement) engine.StepResult
+	commit   engine.StepResult
+	aborted  chan struct{}
+	once     sync.Once
+	rollback engine.StepResult
+}
+
+func (s *scripted) Run(ctx context.Context, st engine.Statement) engine.StepResult {
+	return s.run(ctx, st)
+}
+func (s *scripted) Commit(context.Context, wire.RequestID, uint64) engine.StepResult { return s.commit }
+func (s *scripted) Rollback(context.Context) engine.StepResult                       { return s.rollback }
+func (s *scripted) Abort()                                                           { s.once.Do(func() { close(s.aborted) }) }
+
+// world is a leader that serves transactions over a real connection.
+type world struct {
+	t      *testing.T
+	server *rpc.Server
+	client *rpc.Client
+	begin  func(context.Context, *wire.SessionRequest) (Tx, error)
+}
+
+func newWorld(t *testing.T, begin func(context.Context, *wire.SessionRequest) (Tx, error)) *world {
+	t.Helper()
+	w := &world{t: t, server: rpc.NewServer(rpc.ServerConfig{}), begin: begin}
+	w.server.Handle("tx", func(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
+		return Serve(ctx, st, begin, func(err error) *wire.Error {
+			if err == nil {
+				return nil
+			}
+			var e *wire.Error
+			if errors.As(err, &e) {
+				return e
+			}
+			if errors.Is(err, engine.ErrCanceled) {
+				return &wire.Error{Code: wire.ErrCanceled}
+			}
+			return &wire.Error{Code: wire.ErrInternal, Msg: err.Error()}
+		})
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { w.server.ServeConn(c, wire.Hello{NodeID: "client"}) })
+		}
+	})
+	w.client = rpc.NewClient(rpc.ClientConfig{Dial: func(ctx context.Context, _ string) (net.Conn, wire.Hello, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", l.Addr().String())
+		return c, wire.Hello{NodeID: "leader"}, err
+	}})
+	t.Cleanup(func() {
+		w.client.Close()
+		l.Close()
+		w.server.Close()
+		wg.Wait()
+	})
+	return w
+}
+
+func (w *world) open(ctx context.Context) (*Remote, error) {
+	w.t.Helper()
+	st, err := w.client.Open(context.Background(), "leader", "tx")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return Begin(ctx, st, "leader", &wire.SessionRequest{DB: "db", Label: "test", Pre: wire.PreState{LastInsertID: 7}}, func(f func()) bool { go f(); return true })
+}
+
+func ended(t *testing.T, what string, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(5 * time.Second):
+		t.Fatalf("%s: nothing happens", what)
+	}
+}
+
+func TestWhatIsAskedIsCarriedOutInOrder(t *testing.T) {
+	tx := &scripted{aborted: make(chan struct{}), commit: engine.StepResult{Mark: wire.Mark{Term: 2, Index: 9}, Over: true}}
+	var asked wire.SessionRequest
+	w := newWorld(t, func(_ context.Context, req *wire.SessionRequest) (Tx, error) { asked = *req; return tx, nil })
+	tx.run = func(_ context.Context, st engine.Statement) engine.StepResult {
+		if st.SQL == "fail" {
+			return engine.StepResult{Err: &wire.Error{Code: wire.ErrSQL, Primary: 19}}
+		}
+		rows := &wire.Rows{Columns: []wire.Column{{Name: "a"}}, N: 1, Data: wire.AppendValue(nil, wire.Text(st.SQL))}
+		return engine.StepResult{State: wire.PreState{LastInsertID: 8, Changes: 1}, Rows: rows}
+	}
+	r, err := w.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if asked.DB != "db" || asked.Label != "test" || asked.Pre.LastInsertID != 7 {
+		t.Errorf("begun with %+v", asked)
+	}
+	res := r.Run(t.Context(), engine.Statement{Statement: wire.Statement{SQL: "one"}, WantRows: true})
+	if res.Err != nil || res.State.LastInsertID != 8 || res.Rows == nil || res.Rows.N != 1 || res.Over {
+		t.Errorf("got %+v", res)
+	}
+	if res := r.Run(t.Context(), engine.Statement{Statement: wire.Statement{SQL: "fail"}}); !isCode(res.Err, wire.ErrSQL) || res.Over {
+		t.Errorf("got %+v", res)
+	}
+	if res := r.Commit(t.Context(), wire.RequestID{Origin: 1, Seq: 2}, 1); res.Err != nil || res.Mark.Index != 9 || !res.Over {
+		t.Errorf("got %+v", res)
+	}
+	if res := r.Run(t.Context(), engine.Statement{}); res.Err == nil || !res.Over {
+		t.Errorf("after its end: %+v", res)
+	}
+	ended(t, "the leader's end", tx.aborted)
+}
+
+func TestABeginThatIsRefusedLeavesNoStream(t *testing.T) {
+	w := newWorld(t, func(context.Context, *wire.SessionRequest) (Tx, error) {
+		return nil, &wire.Error{Code: wire.ErrNotLeader}
+	})
+	if _, err := w.open(t.Context()); !isCode(err, wire.ErrNotLeader) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestABeginThatIsGivenUpEndsWhatItBegins(t *testing.T) {
+	tx := &scripted{aborted: make(chan struct{})}
+	asked, release := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, func(context.Context, *wire.SessionRequest) (Tx, error) {
+		close(asked)
+		<-release
+		return tx, nil
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-asked; cancel() }()
+	if _, err := w.open(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	ended(t, "what was begun", tx.aborted)
+}
+
+func TestCancelStopsTheStatementAndNotTheTransaction(t *testing.T) {
+	tx := &scripted{aborted: make(chan struct{})}
+	tx.run = func(ctx context.Context, st engine.Statement) engine.StepResult {
+		if st.SQL == "long" {
+			<-ctx.Done()
+			return engine.StepResult{Err: engine.ErrCanceled}
+		}
+		return engine.StepResult{}
+	}
+	w := newWorld(t, func(context.Context, *wire.SessionRequest) (Tx, error) { return tx, nil })
+	r, err := w.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if res := r.Run(ctx, engine.Statement{Statement: wire.Statement{SQL: "long"}}); !errors.Is(res.Err, context.DeadlineExceeded) || !errors.Is(res.Err, engine.ErrCanceled) || res.Over {
+		t.Errorf("got %+v", res)
+	}
+	if res := r.Run(t.Context(), engine.Statement{Statement: wire.Statement{SQL: "short"}}); res.Err != nil {
+		t.Errorf("got %+v", res)
+	}
+	r.Abort()
+	ended(t, "the leader's end", tx.aborted)
+}
+
+// A leader that does not answer: a statement ends the transaction, and of a commit it is
+// not known what became of it.
+func TestALeaderThatIsSilent(t *testing.T) {
+	for _, commit := range []bool{false, true} {
+		tx := &scripted{aborted: make(chan struct{})}
+		release := make(chan struct{})
+		tx.run = func(context.Context, engine.Statement) engine.StepResult {
+			<-release
+			return engine.StepResult{}
+		}
+		w := newWorld(t, func(context.Context, *wire.SessionRequest) (Tx, error) { return silentCommit{tx, release}, nil })
+		r, err := w.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		var res engine.StepResult
+		if commit {
+			res = r.Commit(ctx, wire.RequestID{Origin: 1, Seq: 1}, 1)
+		} else {
+			res = r.Run(ctx, engine.Statement{Statement: wire.Statement{SQL: "x"}})
+		}
+		if !errors.Is(res.Err, context.DeadlineExceeded) || !res.Over || commit != errors.Is(res.Err, engine.ErrUnknown) {
+			t.Errorf("commit %v: got %+v", commit, res)
+		}
+		var over *engine.AbortedError
+		if res := r.Run(t.Context(), engine.Statement{}); !errors.As(res.Err, &over) {
+			t.Errorf("afterwards: %+v", res)
+		}
+		close(release)
+		ended(t, "the leader's end", tx.aborted)
+	}
+}
+
+type silentCommit struct {
+	*scripted
+	release chan struct{}
+}
+
+func (s silentCommit) Commit(context.Context, wire.RequestID, uint64) engine.StepResult {
+	<-s.release
+	return engine.StepResult{Over: true}
+}
+
+func TestALeaderThatDisappears(t *testing.T) {
+	tx := &scripted{aborted: make(chan struct{})}
+	w := newWorld(t, func(context.Context, *wire.SessionRequest) (Tx, error) { return tx, nil })
+	r, err := w.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server.Close()
+	ended(t, "the leader's end", tx.aborted)
+	var over *engine.AbortedError
+	if res := r.Run(t.Context(), engine.Statement{}); !errors.As(res.Err, &over) || over.Reason != engine.AbortLeader || !res.Over {
+		t.Errorf("got %+v", res)
+	}
+}
