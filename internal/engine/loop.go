@@ -154,26 +154,6 @@ func (d *DB) workBetweenEpochs() bool {
 	return true
 }
 
-// sessionNeedsEpoch ends a parked session whose client has gone or is late, and reports
-// whether there is something to do for it, or for others once it has ended.
-func (d *DB) sessionNeedsEpoch(s *Session, now time.Time) bool {
-	d.mu.Lock()
-	asked := len(s.asked) > 0
-	d.mu.Unlock()
-	switch {
-	case s.gone.Load():
-		d.endSession(s, &AbortedError{Reason: AbortGone})
-		return true
-	case asked:
-		return true
-	}
-	if reason := d.late(s, nil, now); reason != 0 {
-		d.abortSession(reason, nil)
-		return true
-	}
-	return false
-}
-
 func (d *DB) failAll(units []*Unit, err error) {
 	for _, u := range units {
 		if u.take() {

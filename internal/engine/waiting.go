@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"time"
+)
+
+// What waits for a session, and for how long a session may keep it waiting.
+
+// waitLook is how often it is looked whether somebody has waited for a session too long.
+const waitLook = 10 * time.Millisecond
+
+// sessionNeedsEpoch ends a parked session whose client has gone or is late, and reports
+// whether there is something to do for it, or for others once it has ended.
+func (d *DB) sessionNeedsEpoch(s *Session, now time.Time) bool {
+	d.mu.Lock()
+	asked := len(s.asked) > 0
+	d.mu.Unlock()
+	switch {
+	case s.gone.Load():
+		d.endSession(s, &AbortedError{Reason: AbortGone})
+		return true
+	case asked:
+		return true
+	}
+	if reason := d.late(s, nil, now); reason != 0 {
+		d.abortSession(reason, nil)
+		return true
+	}
+	return false
+}
+
+// late tells why a session that was idle, or open, for too long must end; else 0.
+func (d *DB) late(s *Session, r *sessionRequest, now time.Time) AbortReason {
+	switch {
+	case d.cfg.MaxSessionTime > 0 && now.Sub(s.started) > d.cfg.MaxSessionTime:
+		return AbortTime
+	case r == nil && d.cfg.MaxSessionIdle > 0 && now.Sub(s.touched) > d.cfg.MaxSessionIdle:
+		return AbortIdle
+	}
+	return 0
+}
+
+// serveUntil is when a session that asks for nothing must be looked at again.
+func (d *DB) serveUntil(e *epoch, s *Session) time.Time {
+	until := d.sessionEnd(s)
+	if len(e.units) > 0 {
+		until = earlier(until, e.first.Add(cutAfter))
+	}
+	return until
+}
+
+// sessionEnd is when a session must end if nothing happens, or when those who wait for it
+// must be looked at; zero never.
+func (d *DB) sessionEnd(s *Session) (until time.Time) {
+	if d.cfg.MaxSessionIdle > 0 {
+		until = s.touched.Add(d.cfg.MaxSessionIdle)
+	}
+	if d.cfg.MaxSessionTime > 0 {
+		until = earlier(until, s.started.Add(d.cfg.MaxSessionTime))
+	}
+	d.mu.Lock()
+	waiting := len(d.units) > 0
+	d.mu.Unlock()
+	if waiting {
+		until = earlier(until, time.Now().Add(waitLook))
+	}
+	return until
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// sleep waits for something to be queued, until a moment; zero for ever.
+func (d *DB) sleep(until time.Time) {
+	if until.IsZero() {
+		<-d.wake
+		return
+	}
+	left := time.Until(until)
+	if left <= 0 {
+		return
+	}
+	d.timer.Reset(left + time.Microsecond)
+	select {
+	case <-d.wake:
+		d.timer.Stop()
+	case <-d.timer.C:
+	}
+}
+
+// failWaiting ends the wait of units that have waited for a session for too long.
+func (d *DB) failWaiting(now time.Time) {
+	if d.holder == nil {
+		return
+	}
+	var late []*Unit
+	d.mu.Lock()
+	kept := d.units[:0]
+	for _, u := range d.units {
+		tooLong := d.cfg.MaxWait > 0 && now.Sub(u.since) > d.cfg.MaxWait
+		if tooLong || !u.deadline.IsZero() && now.After(u.deadline) || u.canceled.Load() {
+			late = append(late, u)
+			d.queued -= u.Req.Size()
+		} else {
+			kept = append(kept, u)
+		}
+	}
+	clear(d.units[len(kept):])
+	d.units = kept
+	d.mu.Unlock()
+	if len(late) > 0 {
+		d.failAll(late, &AbortedError{Reason: AbortWait, Holder: d.holderText()})
+	}
+}
