@@ -87,7 +87,7 @@ type Config struct {
 	MaxWait        time.Duration // how long a unit or a session waits for a session that holds the writer
 	MaxSessionIdle time.Duration // how long a session may ask for nothing
 	MaxSessionTime time.Duration // how long a session may be open
-	MaxSessions    int           // sessions waiting for the writer
+	MaxSessions    int           // sessions open
 	MaxQueued      int           // units waiting
 	MaxQueuedBytes int           // and their bytes
 	MaxLogQueue    int           // bytes of entries delivered and not applied
@@ -143,19 +143,21 @@ func (c Config) withDefaults() Config {
 type DB struct {
 	cfg Config
 
-	mu       sync.Mutex // guards the queues
-	units    []*Unit
-	queued   int        // bytes of units
-	sessions []*Session // that wait for the writer
-	holding  *Session   // that holds it, for those who ask
-	log      []logItem
-	logBytes int
-	control  []func()
-	closing  bool
-	closed   bool          // Close has been here
-	logRoom  chan struct{} // closed and replaced when log shrinks
-	wake     chan struct{} // one slot: something was queued
-	stopped  chan struct{} // closed when the owner has ended
+	mu        sync.Mutex // guards the queues
+	units     []*Unit
+	queued    int                   // bytes of units
+	sessions  []*Session            // that wait for the writer
+	returning []*Session            // that wait for it again, with their first request
+	shelf     map[*Session]struct{} // that have begun and asked for nothing yet
+	holding   *Session              // that holds it, for those who ask
+	log       []logItem
+	logBytes  int
+	control   []func()
+	closing   bool
+	closed    bool          // Close has been here
+	logRoom   chan struct{} // closed and replaced when log shrinks
+	wake      chan struct{} // one slot: something was queued
+	stopped   chan struct{} // closed when the owner has ended
 
 	name      atomic.Pointer[string]
 	count     counters
@@ -218,6 +220,7 @@ type markWaiter struct {
 func Open(cfg Config) (*DB, error) {
 	d := &DB{cfg: cfg.withDefaults(), wake: make(chan struct{}, 1), logRoom: make(chan struct{}), stopped: make(chan struct{})}
 	d.rand = newRand()
+	d.shelf = map[*Session]struct{}{}
 	d.timer = time.NewTimer(time.Hour)
 	d.timer.Stop()
 	d.Rename(cfg.Name)

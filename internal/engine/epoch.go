@@ -112,6 +112,9 @@ func (d *DB) nextModes(units []*Unit) Modes {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if len(d.returning) > 0 {
+		return d.returning[0].opts.Modes
+	}
 	if len(d.sessions) > 0 {
 		return d.sessions[0].opts.Modes
 	}
@@ -123,7 +126,7 @@ func modesOf(u *wire.Unit) Modes { return Modes{u.ForeignKeys, u.RecursiveTrigge
 func (d *DB) sessionsWait() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.sessions) > 0
+	return len(d.sessions)+len(d.returning) > 0
 }
 
 // full reports whether an epoch takes no more.

@@ -30,40 +30,64 @@ const (
 	sessionLost                     // the epoch is gone, and everything in it was seen to
 )
 
-// startSession lets the next session that waits have the writer, in the open epoch. stop
-// says that one waits which needs an epoch of its own.
+// startSession lets the next session that waits have the writer, in the open epoch: one
+// that comes back from the shelf before one that has yet to begin. stop says that one
+// waits which needs an epoch of its own.
 func (d *DB) startSession(e *epoch) (started, stop bool) {
 	d.mu.Lock()
-	if len(d.sessions) == 0 {
-		d.mu.Unlock()
+	defer d.mu.Unlock()
+	from := &d.returning
+	if len(*from) == 0 {
+		from = &d.sessions
+	}
+	if len(*from) == 0 {
 		return false, false
 	}
-	s := d.sessions[0]
+	s := (*from)[0]
 	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) {
-		d.mu.Unlock()
 		return false, true
 	}
-	d.sessions = d.sessions[1:]
-	begin := s.asked[0]
-	s.asked = nil
-	s.started = time.Now()
-	s.touched = s.started
+	*from = (*from)[1:]
 	d.holder, d.holding = s, s
-	d.mu.Unlock()
-	d.clock = max(d.clock, d.time, d.cfg.Now().UnixMilli())
-	s.time, s.seed = d.clock, d.rand.Uint64()
-	d.x.beginUnit()
-	if err := d.standUp(s); err != nil {
-		d.endSession(s, err)
-		begin.reply <- StepResult{Err: err, Over: true}
-		return true, true
+	if from == &d.sessions {
+		begin := s.asked[0]
+		s.asked = nil
+		s.started = time.Now()
+		s.touched = s.started
+		begin.reply <- StepResult{State: s.state}
 	}
-	begin.reply <- StepResult{State: s.state}
 	return true, false
+}
+
+// shelve takes the writer from a session that has not asked for anything yet and so has
+// seen nothing: others may go before it. Its first request brings it back.
+func (d *DB) shelve(s *Session) {
+	d.holder = nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.holding = nil
+	if len(s.asked) > 0 {
+		d.returning = append(d.returning, s)
+		return
+	}
+	s.shelved = true
+	d.shelf[s] = struct{}{}
+}
+
+// othersWait reports whether somebody waits for the writer.
+func (d *DB) othersWait() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.units)+len(d.sessions)+len(d.returning) > 0
 }
 
 // standUp opens the savepoint of a session and, if it was parked, repeats its work.
 func (d *DB) standUp(s *Session) error {
+	if !s.begun {
+		d.clock = max(d.clock, d.time, d.cfg.Now().UnixMilli())
+		s.begun, s.time, s.seed = true, d.clock, d.rand.Uint64()
+		d.x.beginUnit()
+	}
 	if err := d.runInternal(d.save); err != nil {
 		return err
 	}
@@ -140,44 +164,51 @@ func (d *DB) abortSession(reason AbortReason, cause error) {
 // failSessions ends the session that holds the writer, which is parked, and those that
 // wait for it.
 func (d *DB) failSessions(err error) {
+	over := err
+	if errors.Is(err, ErrNotLeading) {
+		over = &AbortedError{Reason: AbortLeader}
+	} else if errors.Is(err, ErrClosed) {
+		over = &AbortedError{Reason: AbortClosed, Cause: err}
+	}
 	if s := d.holder; s != nil {
-		over := err
-		if errors.Is(err, ErrNotLeading) {
-			over = &AbortedError{Reason: AbortLeader}
-		} else if errors.Is(err, ErrClosed) {
-			over = &AbortedError{Reason: AbortClosed, Cause: err}
-		}
 		d.endSession(s, over)
 	}
 	d.mu.Lock()
-	waiting := d.sessions
-	d.sessions = nil
-	var begins []*sessionRequest
-	for _, s := range waiting {
-		begins = append(begins, s.asked...)
-		s.asked, s.over = nil, err
+	defer d.mu.Unlock()
+	for _, s := range d.sessions {
+		s.failLocked(err)
 	}
-	d.mu.Unlock()
-	for _, r := range begins {
+	for _, s := range d.returning {
+		s.failLocked(over)
+	}
+	for s := range d.shelf {
+		s.failLocked(over)
+	}
+	d.sessions, d.returning = nil, nil
+	clear(d.shelf)
+}
+
+// failLocked ends a session that does not hold the writer.
+func (s *Session) failLocked(err error) {
+	for _, r := range s.asked {
 		r.reply <- StepResult{Err: err, Over: true}
 	}
+	s.asked, s.over, s.shelved = nil, err, false
 }
 
 // serve lets the session that holds the writer work in the open epoch until it ends or
 // the epoch must close.
 func (d *DB) serve(e *epoch) sessionFate {
 	s, served := d.holder, 0
-	if !s.live {
-		if err := d.standUp(s); err != nil {
-			return d.cannotResume(e, s, err)
-		}
-	}
 	for {
 		r, cut := d.nextRequest(s)
 		now := time.Now()
 		switch {
 		case d.urgent.Load():
 			d.again(s, r)
+			if !s.begun {
+				d.shelve(s)
+			}
 			return d.undoWith(e, s)
 		case s.gone.Load():
 			d.again(s, r)
@@ -187,11 +218,29 @@ func (d *DB) serve(e *epoch) sessionFate {
 			return d.giveUp(e, s, d.late(s, r, now))
 		case cut || len(e.units) > 0 && now.Sub(e.first) > cutAfter || served > 0 && d.cutEach.Load():
 			d.again(s, r)
+			if !s.begun {
+				d.shelve(s)
+				return sessionCut
+			}
 			return d.cutFor(e, s)
+		case r == nil && !s.begun && d.othersWait():
+			d.shelve(s)
+			return sessionEnded
 		case r == nil:
 			d.sleep(d.serveUntil(e, s))
 			d.failWaiting(time.Now())
 			continue
+		}
+		if !s.begun && r.kind != askRun {
+			d.endSession(s, errSessionDone) // it has seen nothing and done nothing
+			r.reply <- StepResult{State: s.state, Over: true}
+			return sessionEnded
+		}
+		if !s.live {
+			if err := d.standUp(s); err != nil {
+				d.again(s, r)
+				return d.cannotResume(e, s, err)
+			}
 		}
 		served++
 		if fate, done := d.handle(e, s, r); done {

@@ -130,7 +130,7 @@ func (d *DB) workBetweenEpochs() bool {
 	d.mu.Lock()
 	control := d.control
 	d.control = nil
-	some := len(d.units) > 0 || len(d.sessions) > 0 || d.holder != nil
+	some := len(d.units) > 0 || len(d.sessions)+len(d.returning) > 0 || d.holder != nil
 	d.mu.Unlock()
 	for _, fn := range control {
 		fn()

@@ -88,14 +88,15 @@ type Session struct {
 	gone atomic.Bool // the client wants it to end
 
 	// Guarded by db.mu.
-	asked    []*sessionRequest
-	over     error // why it has ended
-	started  time.Time
-	touched  time.Time // when the client was last answered
-	lastSQL  string
-	answered bool // begun, or given up
+	asked   []*sessionRequest
+	over    error // why it has ended
+	started time.Time
+	touched time.Time // when the client was last answered
+	lastSQL string
+	shelved bool // it has begun, asked for nothing, and holds nothing
 
 	// Owned by the database's goroutine.
+	begun      bool // it has seen something
 	live       bool // its work stands in the open transaction
 	time       int64
 	seed       uint64
@@ -160,10 +161,10 @@ func (d *DB) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	case d.closing:
 		d.mu.Unlock()
 		return nil, ErrClosed
-	case len(d.sessions) >= d.cfg.MaxSessions:
-		n := len(d.sessions)
+	case len(d.sessions)+len(d.returning)+len(d.shelf) >= d.cfg.MaxSessions:
+		n := len(d.sessions) + len(d.returning) + len(d.shelf)
 		d.mu.Unlock()
-		return nil, &TooLargeError{What: "the queue of waiting transactions", Size: n + 1, Most: d.cfg.MaxSessions}
+		return nil, &TooLargeError{What: "the number of open transactions", Size: n + 1, Most: d.cfg.MaxSessions}
 	}
 	d.sessions = append(d.sessions, s)
 	d.mu.Unlock()
@@ -233,7 +234,14 @@ func (s *Session) Rollback(ctx context.Context) StepResult {
 // Abort ends the transaction for a client that has gone. It waits for nothing.
 func (s *Session) Abort() {
 	s.gone.Store(true)
-	s.db.signal()
+	d := s.db
+	d.mu.Lock()
+	if s.shelved {
+		delete(d.shelf, s)
+		s.failLocked(&AbortedError{Reason: AbortGone})
+	}
+	d.mu.Unlock()
+	d.signal()
 }
 
 func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
@@ -246,6 +254,11 @@ func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
 		return StepResult{Err: err, Over: true}
 	}
 	s.asked = append(s.asked, r)
+	if s.shelved {
+		s.shelved = false
+		delete(d.shelf, s)
+		d.returning = append(d.returning, s)
+	}
 	if r.kind == askRun {
 		s.lastSQL = r.stmt.SQL
 	}

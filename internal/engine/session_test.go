@@ -348,7 +348,6 @@ func TestHazard09SessionsAreToldWhatIsDecided(t *testing.T) {
 			<-held
 			first := make(chan StepResult, 1)
 			told := make(chan StepResult, 1)
-			began := make(chan struct{})
 			go func() {
 				s, err := g.dbs[0].Begin(t.Context(), SessionOptions{})
 				if err != nil {
@@ -356,8 +355,8 @@ func TestHazard09SessionsAreToldWhatIsDecided(t *testing.T) {
 					return
 				}
 				x := &tx{t, s}
+				x.run("INSERT INTO t VALUES(1)")
 				go func() {
-					close(began)
 					s, err := g.dbs[0].Begin(t.Context(), SessionOptions{})
 					if err != nil {
 						told <- StepResult{Err: err}
@@ -376,8 +375,12 @@ func TestHazard09SessionsAreToldWhatIsDecided(t *testing.T) {
 					}
 					y.s.Abort()
 				}()
-				<-began
-				x.run("INSERT INTO t VALUES(1)")
+				for waits := 0; waits == 0; { // until the other one waits
+					d := g.dbs[0]
+					d.mu.Lock()
+					waits = len(d.sessions)
+					d.mu.Unlock()
+				}
 				first <- x.commit()
 			}()
 			close(hold)
@@ -635,4 +638,61 @@ func TestRecursiveTriggersTravelWithTheWrite(t *testing.T) {
 	if got := fmt.Sprint(g.query(0, "SELECT count(*) FROM t")); got != "[[9]]" {
 		t.Errorf("got %s rows", got)
 	}
+}
+
+// A transaction that has asked for nothing yet has seen nothing, so it holds up nobody.
+func TestSessionThatHasSeenNothingHoldsNobodyUp(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a)")
+		d := g.dbs[0]
+		if err := d.Do(t.Context(), func() { d.cfg.MaxWait = 2 * time.Second }); err != nil {
+			t.Fatal(err)
+		}
+		early := g.beginTx()
+		g.must("INSERT INTO t VALUES(1)")
+		late := g.beginTx()
+		late.must("INSERT INTO t VALUES(2)")
+		gone := make(chan error, 1)
+		go func() { // it waits for late, which holds the writer now
+			r := early.run("INSERT INTO t SELECT max(a) + 1 FROM t")
+			gone <- r.Err
+		}()
+		late.must("INSERT INTO t VALUES(3)")
+		late.mustCommit()
+		if err := <-gone; err != nil {
+			t.Fatal(err)
+		}
+		early.mustCommit()
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[[1] [2] [3] [4]]" {
+			t.Errorf("got %s", got)
+		}
+		shelved := func() *tx {
+			x := g.beginTx()
+			g.must("UPDATE t SET a = a")
+			return x
+		}
+		x := shelved()
+		x.mustCommit()
+		x = shelved()
+		if r := x.s.Rollback(t.Context()); r.Err != nil || !r.Over {
+			t.Errorf("rollback: %+v", r)
+		}
+		var over *AbortedError
+		x = shelved()
+		x.s.Abort()
+		if r := x.run("SELECT 1"); !errors.As(r.Err, &over) || over.Reason != AbortGone {
+			t.Errorf("after its client went: %+v", r)
+		}
+		x = shelved()
+		d.StepDown()
+		if r := x.run("SELECT 1"); !errors.As(r.Err, &over) || over.Reason != AbortLeader {
+			t.Errorf("after leadership ended: %+v", r)
+		}
+		d.mu.Lock()
+		left := len(d.shelf) + len(d.returning) + len(d.sessions)
+		d.mu.Unlock()
+		if left != 0 {
+			t.Errorf("%d transactions are kept", left)
+		}
+	})
 }
