@@ -435,8 +435,8 @@ func (e *epoch) asEntry(d *DB) *wire.Entry {
 
 func storedResult(u *wire.EntryUnit, rows *wire.Rows) wire.StoredResult {
 	r := wire.StoredResult{ID: u.ID, Lowest: u.Lowest}
-	if n := len(u.Statements); n > 0 {
-		r.Outcome = u.Statements[n-1].Outcome
+	if r.Outcome = fenced; len(u.Statements) > 0 {
+		r.Outcome = u.Statements[len(u.Statements)-1].Outcome
 	}
 	if u.WantEach {
 		for i := range u.Statements {

@@ -101,6 +101,8 @@ func (d *DB) proposalFailed(seq uint64, err error) {
 func (d *DB) answer(e *epoch, err error) {
 	for _, u := range e.units {
 		switch {
+		case err == nil && u.Req.Resolve && !u.failed:
+			u.Err = ErrNotFound
 		case err != nil && u.failed:
 			u.Err = ErrNotLeading // it was not proposed, and its error is not decided
 		case err != nil:

@@ -207,6 +207,9 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 	switch r, v := d.memory.look(u.Req.ID); v {
 	case requestDuplicate:
 		u.Result = wire.UnitResult{Mark: r.mark, Result: r.result, Duplicate: true}
+		if r.result.Outcome == fenced {
+			u.Err = ErrNotFound
+		}
 		d.finish(u)
 		return false
 	case requestExpired:
@@ -219,13 +222,6 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 			return false
 		}
 		e.byID[u.Req.ID] = u
-	}
-	if u.Req.Resolve {
-		// No entry that may still come holds it: a barrier of this term has been applied.
-		// That this is still the term is confirmed, or decided, before it is told.
-		u.failed, u.Err = true, ErrNotFound
-		d.finished(e, u)
-		return false
 	}
 	return true
 }
@@ -305,6 +301,10 @@ func (d *DB) runStatements(u *Unit) error {
 	maxRows := 0
 	if req.WantRows {
 		maxRows = d.cfg.MaxResult
+	}
+	if req.Resolve {
+		u.Result.Result.Outcome = fenced
+		return nil
 	}
 	for i := range req.Statements {
 		s := &req.Statements[i]

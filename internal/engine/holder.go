@@ -400,7 +400,7 @@ func (d *DB) commitSession(e *epoch, s *Session, r *sessionRequest) (sessionFate
 	if len(s.done) == 0 {
 		return d.rollbackSession(e, s, r), true
 	}
-	if _, v := d.memory.look(r.id); v != requestFresh {
+	if _, v := d.memory.look(r.id); v != requestFresh || e.byID[r.id] != nil {
 		d.reply(s, r, ErrExpired)
 		return sessionEnded, false
 	}

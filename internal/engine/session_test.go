@@ -568,8 +568,27 @@ func TestHazard15ResolvedCommits(t *testing.T) {
 	if err != nil || !res.Duplicate || res.Mark != r.Mark {
 		t.Errorf("of a commit: %+v, %v", res, err)
 	}
-	if _, err := g.execUnit(wire.Unit{ID: wire.RequestID{Origin: 5, Seq: 2}, Lowest: 1, Resolve: true}); !errors.Is(err, ErrNotFound) {
-		t.Errorf("of a commit that never was: %v", err)
+	lost := wire.RequestID{Origin: 5, Seq: 2}
+	for range 2 { // asked again, it is the same
+		if _, err := g.execUnit(wire.Unit{ID: lost, Lowest: 1, Resolve: true}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("of a commit that never was: %v", err)
+		}
+	}
+	// Whatever still brings the lost commit finds its ID taken.
+	x = g.beginTx()
+	x.must("INSERT INTO t VALUES(3)")
+	if r := x.s.Commit(t.Context(), lost, 1); !errors.Is(r.Err, ErrExpired) || r.Over {
+		t.Errorf("a commit that was given up: %+v", r)
+	}
+	x.s.Abort()
+	g.restart(1)
+	g.restart(0)
+	g.dbs[0].Lead(g.term)
+	if _, err := g.execUnit(wire.Unit{ID: lost, Lowest: 1, Resolve: true}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("after a restart: %v", err)
+	}
+	if res, err := g.execUnit(wire.Unit{ID: id, Lowest: 1, Resolve: true}); err != nil || !res.Duplicate {
+		t.Errorf("of a commit, after a restart: %+v, %v", res, err)
 	}
 	x = g.beginTx()
 	x.must("INSERT INTO t VALUES(2)")

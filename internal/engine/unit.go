@@ -29,6 +29,12 @@ var (
 	ErrTimeout = errors.New("engine: statement took too long")
 )
 
+// fenced is the outcome that is remembered of a request that was asked for (Resolve) when
+// it was not known. It takes the request's place, as a unit without statements, on every
+// replica: whatever may still bring the request itself finds it taken, and an epoch that
+// stands on an older mark cannot win any more.
+var fenced = wire.Outcome{RowsAffected: -1}
+
 // A TooLargeError says which bound a unit broke. The unit was not applied.
 type TooLargeError struct {
 	What       string

@@ -15,7 +15,7 @@ type Unit struct {
 	ForeignKeys bool
 	// RecursiveTriggers is the PRAGMA of that name.
 	RecursiveTriggers bool
-	// Resolve asks only what became of the request: the unit has no statements and is not run.
+	// Resolve asks what became of the request. If it is not known, an entry takes its place, so that it never will be.
 	Resolve    bool
 	Pin        bool // non-deterministic values are pinned, not refused
 	WantRows   bool
