@@ -543,6 +543,9 @@ func header(t *testing.T, rows *sql.Rows) string {
 	if err := rows.Scan(into...); err != nil {
 		t.Fatal(err)
 	}
+	if rows.Next() {
+		b.WriteString(" and more after")
+	}
 	for _, v := range into {
 		if at, ok := (*v.(*any)).(time.Time); ok {
 			*v.(*any) = at.Format(time.RFC3339)
@@ -550,4 +553,35 @@ func header(t *testing.T, rows *sql.Rows) string {
 		fmt.Fprintf(&b, " %v", *v.(*any))
 	}
 	return b.String()
+}
+
+// TestOwnTableIsNotListed lists tables as tools do that drop or dump all of them.
+func TestOwnTableIsNotListed(t *testing.T) {
+	dir := t.TempDir()
+	for try := range 2 {
+		n, err := New(Config{DataDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := n.DB()
+		if try == 0 {
+			mustExec(t, db, "CREATE TABLE t(a); ALTER TABLE t RENAME TO u")
+		}
+		for _, list := range []string{"SELECT name FROM sqlite_schema WHERE type = 'table'", "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name", "PRAGMA integrity_check"} {
+			want := "u"
+			if list == "PRAGMA integrity_check" {
+				want = "ok"
+			}
+			rows, err := db.QueryContext(t.Context(), list)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := header(t, rows); !strings.HasSuffix(got, "| "+want) {
+				t.Errorf("%s: %s, want %s", list, got, want)
+			}
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -91,7 +91,7 @@ func dump(ctx context.Context, n *colmena.Node, name string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := lines(ctx, db, "SELECT name FROM sqlite_schema WHERE type='table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name")
+	tables, err := lines(ctx, db, "SELECT name FROM sqlite_schema WHERE lower(type)='table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name")
 	if err != nil {
 		return nil, err
 	}
