@@ -482,3 +482,106 @@ func TestReturnedRowsThatWereNotKeptAreNoRetry(t *testing.T) {
 		t.Error("the write happened, and is said to be safe to repeat")
 	}
 }
+
+// TestColumnsFollowTheSchema runs one text before and after the table was changed: the
+// statement was kept by the connection that reads, and is compiled again.
+func TestColumnsFollowTheSchema(t *testing.T) {
+	db := testNode(t).DB()
+	mustExec(t, db, "CREATE TABLE t(a, b DATETIME); INSERT INTO t VALUES('x', '2024-01-02 03:04:05')")
+	for _, step := range []struct{ change, want string }{
+		{"", "a b:DATETIME | x 2024-01-02T03:04:05Z"},
+		{"ALTER TABLE t ADD COLUMN c DEFAULT 7", "a b:DATETIME c | x 2024-01-02T03:04:05Z 7"},
+		{"ALTER TABLE t DROP COLUMN a", "b:DATETIME c | 2024-01-02T03:04:05Z 7"},
+		{"ALTER TABLE t RENAME COLUMN b TO d", "d:DATETIME c | 2024-01-02T03:04:05Z 7"},
+		{"DROP TABLE t; CREATE TABLE t(b, c); INSERT INTO t VALUES('2024-01-02', 1)", "b c | 2024-01-02 1"},
+	} {
+		mustExec(t, db, step.change)
+		check := func(what string, q interface {
+			QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+		}) {
+			t.Helper()
+			rows, err := q.QueryContext(t.Context(), "SELECT * FROM t")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := header(t, rows); got != step.want {
+				t.Errorf("%s, after %q: %s, want %s", what, step.change, got, step.want)
+			}
+		}
+		check("handle", db)
+		for what, readOnly := range map[string]bool{"read-only transaction": true, "transaction": false} {
+			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: readOnly})
+			if err != nil {
+				t.Fatal(err)
+			}
+			check(what, tx)
+			if err := tx.Rollback(); err != nil { // its connection to the file reads for the next
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// header describes the columns and the first row.
+func header(t *testing.T, rows *sql.Rows) string {
+	t.Helper()
+	defer rows.Close()
+	types, err := rows.ColumnTypes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	into := make([]any, len(types))
+	for i, c := range types {
+		into[i] = new(any)
+		b.WriteString(strings.TrimSuffix(c.Name()+":"+c.DatabaseTypeName(), ":") + " ")
+	}
+	b.WriteString("|")
+	if !rows.Next() {
+		t.Fatal("no row")
+	}
+	if err := rows.Scan(into...); err != nil {
+		t.Fatal(err)
+	}
+	if rows.Next() {
+		b.WriteString(" and more after")
+	}
+	for _, v := range into {
+		if at, ok := (*v.(*any)).(time.Time); ok {
+			*v.(*any) = at.Format(time.RFC3339)
+		}
+		fmt.Fprintf(&b, " %v", *v.(*any))
+	}
+	return b.String()
+}
+
+// TestOwnTableIsNotListed lists tables as tools do that drop or dump all of them.
+func TestOwnTableIsNotListed(t *testing.T) {
+	dir := t.TempDir()
+	for try := range 2 {
+		n, err := New(Config{DataDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		db := n.DB()
+		if try == 0 {
+			mustExec(t, db, "CREATE TABLE t(a); ALTER TABLE t RENAME TO u")
+		}
+		for _, list := range []string{"SELECT name FROM sqlite_schema WHERE type = 'table'", "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name", "PRAGMA integrity_check"} {
+			want := "u"
+			if list == "PRAGMA integrity_check" {
+				want = "ok"
+			}
+			rows, err := db.QueryContext(t.Context(), list)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := header(t, rows); !strings.HasSuffix(got, "| "+want) {
+				t.Errorf("%s: %s, want %s", list, got, want)
+			}
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -33,9 +33,9 @@ func Export(path string) (wire.Mark, error) {
 const exportedInternal = "colmena_internal_table_of_the_copied_file"
 
 const sqlRenameInternal = `PRAGMA writable_schema=ON;
-UPDATE sqlite_schema SET name='` + exportedInternal + `', tbl_name='` + exportedInternal + `',
+UPDATE sqlite_schema SET type='table', name='` + exportedInternal + `', tbl_name='` + exportedInternal + `',
 	sql='CREATE TABLE ` + exportedInternal + `(id INTEGER PRIMARY KEY, term INTEGER NOT NULL, idx INTEGER NOT NULL, data BLOB NOT NULL)'
-	WHERE type='table' AND name='` + internalTable + `';
+	WHERE name='` + internalTable + `';
 PRAGMA writable_schema=OFF;`
 
 func renameInternal(path string) (m wire.Mark, err error) {

@@ -143,7 +143,7 @@ func (g *group) close() {
 func (g *group) dump(i int) string {
 	g.t.Helper()
 	var out string
-	tables := g.query(i, "SELECT name, sql FROM sqlite_schema WHERE type='table' AND name NOT LIKE 'sqlite_stat%' ORDER BY name")
+	tables := g.query(i, "SELECT name, sql FROM sqlite_schema WHERE lower(type)='table' AND name NOT LIKE 'sqlite_stat%' ORDER BY name")
 	for _, row := range tables {
 		out += fmt.Sprintln(row)
 		out += fmt.Sprintln(g.query(i, "SELECT * FROM \""+row[0]+"\""))

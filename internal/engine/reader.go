@@ -299,23 +299,42 @@ func (r *Reader) wrap(err error) error {
 
 // Cursor walks the rows of a query.
 type Cursor struct {
-	r *Reader
-	p *prepared
+	r     *Reader
+	p     *prepared
+	ahead bool  // the first step was taken, and Next has not told of it
+	row   bool  // what the first step gave
+	err   error // ... or how it failed
+	begun bool
 }
 
-// Columns describes the result; it is nil for a string without a statement.
+// Columns describes the result; it is nil for a string without a statement. It takes the
+// first step: SQLite compiles a statement that was kept again there when the schema has
+// changed since, and before that tells the columns there were.
 func (c *Cursor) Columns() []wire.Column {
 	if c.p == nil {
 		return nil
+	}
+	if !c.begun {
+		c.row, c.err = c.step()
+		c.ahead = true
 	}
 	return columns(c.p.st)
 }
 
 // Next steps to the next row.
 func (c *Cursor) Next() (bool, error) {
-	if c.p == nil {
+	switch {
+	case c.p == nil:
 		return false, nil
+	case c.ahead:
+		c.ahead = false
+		return c.row, c.err
 	}
+	return c.step()
+}
+
+func (c *Cursor) step() (bool, error) {
+	c.begun = true
 	c.r.x.policy.running = true
 	row, err := c.p.st.Step()
 	return row, c.r.wrap(err)

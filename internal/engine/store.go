@@ -19,9 +19,13 @@ import (
 // in row 0 the term and index of the last entry applied, and with it the state that
 // goes with the mark; in row n the results of the units of entry n, while they may
 // still be asked for. Entry and mark are written in one SQLite transaction.
+//
+// SQLite compares the kind of a schema's row without regard to case, and those who list
+// the tables of a database, to drop or dump them all, ask for 'table': they do not see it.
 const (
 	createInternal = `PRAGMA writable_schema=ON;
 CREATE TABLE sqlite_colmena(id INTEGER PRIMARY KEY, term INTEGER NOT NULL, idx INTEGER NOT NULL, data BLOB NOT NULL);
+UPDATE sqlite_schema SET type='TABLE' WHERE name='sqlite_colmena';
 PRAGMA writable_schema=OFF;`
 	sqlSetMark  = "UPDATE sqlite_colmena SET term=?1, idx=?2, data=?3 WHERE id=0"
 	sqlSetEpoch = "INSERT INTO sqlite_colmena(id, term, idx, data) VALUES(?2, ?1, ?2, ?3)"

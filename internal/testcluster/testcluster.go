@@ -311,7 +311,7 @@ func Dump(tb testing.TB, n *colmena.Node, name string) []string {
 		tb.Errorf("node %s, database %s: %v", n.ID(), name, check)
 	}
 	lines := rows(tb, db, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
-	for _, t := range rows(tb, db, "SELECT name FROM sqlite_schema WHERE type='table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name") {
+	for _, t := range rows(tb, db, "SELECT name FROM sqlite_schema WHERE lower(type)='table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name") {
 		lines = append(lines, "table"+t)
 		lines = append(lines, rows(tb, db, "SELECT * FROM \""+strings.ReplaceAll(t[1:], "\"", "\"\"")+"\"")...)
 	}

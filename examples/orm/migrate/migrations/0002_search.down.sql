@@ -1,0 +1,2 @@
+DROP TRIGGER note_added;
+DROP TABLE note_search;
