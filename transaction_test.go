@@ -149,8 +149,7 @@ func TestBufferedTransactions(t *testing.T) {
 	if _, err := first.RowsAffected(); err == nil {
 		t.Error("counts before the commit")
 	}
-	second, err := tx.Exec("UPDATE t SET a = 'y'")
-	if err != nil {
+	if _, err := tx.Exec("UPDATE t SET a = 'y'"); err != nil {
 		t.Fatal(err)
 	}
 	var refused *colmena.RefusedError
@@ -167,7 +166,7 @@ func TestBufferedTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, _ = tx.Exec("INSERT INTO t(a) VALUES(?), (?)", "x", "y")
-	second, _ = tx.Exec("DELETE FROM t WHERE a = 'x'")
+	second, _ := tx.Exec("DELETE FROM t WHERE a = 'x'")
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}

@@ -72,9 +72,8 @@ func (d *DB) runEpoch(units []*Unit) {
 		if d.epoch != e {
 			return
 		}
-		served := d.holder != nil
-		if !served && !stop {
-			served, stop = d.startSession(e)
+		if d.holder == nil && !stop {
+			stop = d.startSession(e)
 		}
 		if d.holder != nil {
 			switch d.serve(e) {

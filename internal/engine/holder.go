@@ -33,7 +33,7 @@ const (
 // startSession lets the next session that waits have the writer, in the open epoch: one
 // that comes back from the shelf before one that has yet to begin. stop says that one
 // waits which needs an epoch of its own.
-func (d *DB) startSession(e *epoch) (started, stop bool) {
+func (d *DB) startSession(e *epoch) (stop bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	from := &d.returning
@@ -41,11 +41,11 @@ func (d *DB) startSession(e *epoch) (started, stop bool) {
 		from = &d.sessions
 	}
 	if len(*from) == 0 {
-		return false, false
+		return false
 	}
 	s := (*from)[0]
 	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) {
-		return false, true
+		return true
 	}
 	*from = (*from)[1:]
 	d.holder, d.holding = s, s
@@ -56,7 +56,7 @@ func (d *DB) startSession(e *epoch) (started, stop bool) {
 		s.touched = s.started
 		begin.reply <- StepResult{State: s.state}
 	}
-	return true, false
+	return false
 }
 
 // shelve takes the writer from a session that has not asked for anything yet and so has

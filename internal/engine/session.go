@@ -96,16 +96,15 @@ type Session struct {
 	shelved bool // it has begun, asked for nothing, and holds nothing
 
 	// Owned by the database's goroutine.
-	begun      bool // it has seen something
-	live       bool // its work stands in the open transaction
-	time       int64
-	seed       uint64
-	drew       bool // it drew from the generator
-	state      wire.PreState
-	done       []wire.EntryStatement
-	sums       []uint64 // of the rows that each returned
-	bytes      int
-	savepoints int // statements of the user's own savepoints in done
+	begun bool // it has seen something
+	live  bool // its work stands in the open transaction
+	time  int64
+	seed  uint64
+	drew  bool // it drew from the generator
+	state wire.PreState
+	done  []wire.EntryStatement
+	sums  []uint64 // of the rows that each returned
+	bytes int
 }
 
 type sessionKind int
