@@ -11,9 +11,9 @@ import (
 // How an epoch is proposed, and how its units are answered.
 
 // propose hands the epoch to the log. An epoch in which nothing succeeded is
-// decided at once: its errors rest on committed state alone.
+// decided at once, its errors resting on committed state alone, unless it is a fence.
 func (d *DB) propose(e *epoch) {
-	if e.good == 0 {
+	if e.good == 0 && !e.fence {
 		d.abandon(e)
 		d.answerConfirmed(e)
 		return

@@ -26,6 +26,7 @@ type epoch struct {
 	byID     map[wire.RequestID]*Unit
 	time     int64 // of the newest unit that succeeded
 	proposed bool
+	fence    bool // it is proposed even without a unit; see admitUnit
 	rebuilt  bool // its transaction was lost and its units were repeated
 }
 
@@ -218,9 +219,11 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 		e.byID[u.Req.ID] = u
 	}
 	if u.Req.Resolve {
-		// No entry that may still come holds it: a barrier of this term has been applied.
-		// That this is still the term is confirmed, or decided, before it is told.
-		u.failed, u.Err = true, ErrNotFound
+		// No entry in the log holds it: a barrier of this term has been applied. But a former
+		// leader may have one that it has not handed to its log yet, and win with it when it
+		// leads again (H1). So this epoch's entry must be applied before it is told: what was
+		// made before it stands on an older mark then.
+		u.failed, u.Err, e.fence = true, ErrNotFound, true
 		d.finished(e, u)
 		return false
 	}
