@@ -182,10 +182,10 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case s.gone.Load():
 			d.again(s, r)
 			return d.giveUp(e, s, AbortGone)
-		case d.late(s, r, now) != 0:
+		case d.late(s, r != nil, now) != 0:
 			d.again(s, r)
-			return d.giveUp(e, s, d.late(s, r, now))
-		case cut || len(e.units) > 0 && now.Sub(e.first) > cutAfter || served > 0 && d.cutEach.Load():
+			return d.giveUp(e, s, d.late(s, r != nil, now))
+		case cut && (served > 0 || r == nil) || len(e.units) > 0 && now.Sub(e.first) > cutAfter || served > 0 && d.cutEach.Load():
 			d.again(s, r)
 			return d.cutFor(e, s)
 		case r == nil:
@@ -234,21 +234,20 @@ func (d *DB) cutFor(e *epoch, s *Session) sessionFate {
 }
 
 // nextRequest takes what the client asks next. cut says that something else needs the
-// owner outside a transaction.
+// owner outside a transaction. It gets it once the client has been served: the session's
+// work may take longer to repeat than it is until the next wants the owner.
 func (d *DB) nextRequest(s *Session) (r *sessionRequest, cut bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.control) > 0 || len(d.log) > 0 || d.closing {
-		return nil, true
-	}
+	cut = len(d.control) > 0 || len(d.log) > 0 || d.closing
 	for len(s.asked) > 0 {
 		r, s.asked = s.asked[0], s.asked[1:]
 		if !r.canceled.Load() || r.kind != askRun {
-			return r, false
+			return r, cut
 		}
 		r.reply <- StepResult{State: s.state, Err: ErrCanceled}
 	}
-	return nil, false
+	return nil, cut
 }
 
 // again puts a request back that was taken too early, if there is one.

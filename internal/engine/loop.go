@@ -119,6 +119,9 @@ func (d *DB) own() {
 			<-d.wake
 			continue
 		}
+		if d.endParked(d.holder, time.Now()) {
+			continue
+		}
 		d.sleep(d.sessionEnd(d.holder))
 		d.failWaiting(time.Now())
 	}

@@ -9,32 +9,36 @@ import (
 // waitLook is how often it is looked whether somebody has waited for a session too long.
 const waitLook = 10 * time.Millisecond
 
-// sessionNeedsEpoch ends a parked session whose client has gone or is late, and reports
-// whether there is something to do for it, or for others once it has ended.
+// sessionNeedsEpoch reports whether there is something to do for a parked session, or for
+// others because it has ended.
 func (d *DB) sessionNeedsEpoch(s *Session, now time.Time) bool {
-	d.mu.Lock()
-	asked := len(s.asked) > 0
-	d.mu.Unlock()
-	switch {
-	case s.gone.Load():
-		d.endSession(s, &AbortedError{Reason: AbortGone})
-		return true
-	case asked:
-		return true
+	return d.endParked(s, now) || d.hasAsked(s)
+}
+
+// endParked ends a parked session whose client has gone or is late, and reports it.
+func (d *DB) endParked(s *Session, now time.Time) bool {
+	reason := d.late(s, d.hasAsked(s), now)
+	if s.gone.Load() {
+		reason = AbortGone
 	}
-	if reason := d.late(s, nil, now); reason != 0 {
+	if reason != 0 {
 		d.abortSession(reason, nil)
-		return true
 	}
-	return false
+	return reason != 0
+}
+
+func (d *DB) hasAsked(s *Session) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(s.asked) > 0
 }
 
 // late tells why a session that was idle, or open, for too long must end; else 0.
-func (d *DB) late(s *Session, r *sessionRequest, now time.Time) AbortReason {
+func (d *DB) late(s *Session, asked bool, now time.Time) AbortReason {
 	switch {
 	case d.cfg.MaxSessionTime > 0 && now.Sub(s.started) > d.cfg.MaxSessionTime:
 		return AbortTime
-	case r == nil && d.cfg.MaxSessionIdle > 0 && now.Sub(s.touched) > d.cfg.MaxSessionIdle:
+	case !asked && d.cfg.MaxSessionIdle > 0 && now.Sub(s.touched) > d.cfg.MaxSessionIdle:
 		return AbortIdle
 	}
 	return 0
@@ -52,7 +56,7 @@ func (d *DB) serveUntil(e *epoch, s *Session) time.Time {
 // sessionEnd is when a session must end if nothing happens, or when those who wait for it
 // must be looked at; zero never.
 func (d *DB) sessionEnd(s *Session) (until time.Time) {
-	if d.cfg.MaxSessionIdle > 0 {
+	if d.cfg.MaxSessionIdle > 0 && !d.hasAsked(s) {
 		until = s.touched.Add(d.cfg.MaxSessionIdle)
 	}
 	if d.cfg.MaxSessionTime > 0 {
