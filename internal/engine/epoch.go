@@ -90,7 +90,7 @@ func (d *DB) runEpoch(units []*Unit) {
 		}
 		// One turn of the scheduler lets writers that were just answered queue up.
 		runtime.Gosched()
-		if units = d.takeUnits(); len(units) == 0 && !d.sessionsWait() {
+		if units = d.nextUnits(); len(units) == 0 && !d.sessionsWait() {
 			break
 		}
 	}
@@ -163,7 +163,7 @@ func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 			d.undoEpoch(e, units[i:])
 			return nil, true
 		}
-		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && time.Since(e.began) >= d.cfg.BatchWindow
+		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && d.windowEnded(e)
 		if full || modesOf(&u.Req) != e.modes || u.alone && e.good > 0 {
 			return units[i:], true
 		}

@@ -148,7 +148,7 @@ func (d *DB) workBetweenEpochs() bool {
 		d.failSessions(ErrNotLeading)
 		d.failAll(d.takeUnits(), ErrNotLeading)
 	case d.holder == nil:
-		d.runEpoch(d.takeUnits())
+		d.runEpoch(d.nextUnits())
 	case d.sessionNeedsEpoch(d.holder, time.Now()):
 		d.runEpoch(nil)
 	default:
@@ -174,6 +174,27 @@ func (d *DB) takeUnits() []*Unit {
 	return units
 }
 
+// nextUnits takes what waits now and came before the session whose turn is next. So under
+// any load a session waits for what came before it, and for nothing else.
+func (d *DB) nextUnits() []*Unit {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := len(d.units)
+	if len(d.sessions) > 0 {
+		s := d.sessions[0]
+		n = 0
+		for n < len(d.units) && !d.units[n].since.After(s.since) {
+			n++
+		}
+	}
+	units := d.units[:n:n]
+	d.units = d.units[n:]
+	for _, u := range units {
+		d.queued -= u.Req.Size()
+	}
+	return units
+}
+
 // requeue puts units back in front, in order.
 func (d *DB) requeue(units []*Unit) {
 	if len(units) == 0 {
@@ -181,6 +202,9 @@ func (d *DB) requeue(units []*Unit) {
 	}
 	d.mu.Lock()
 	d.units = append(append(make([]*Unit, 0, len(units)+len(d.units)), units...), d.units...)
+	for _, u := range units {
+		d.queued += u.Req.Size()
+	}
 	d.mu.Unlock()
 	d.signal()
 }

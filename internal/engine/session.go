@@ -87,6 +87,8 @@ type Session struct {
 	opts SessionOptions
 	gone atomic.Bool // the client wants it to end
 
+	since time.Time // when it queued up
+
 	// Guarded by db.mu.
 	asked    []*sessionRequest
 	over     error // why it has ended
@@ -165,6 +167,7 @@ func (d *DB) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
 		d.mu.Unlock()
 		return nil, &TooLargeError{What: "the queue of waiting transactions", Size: n + 1, Most: d.cfg.MaxSessions}
 	}
+	s.since = time.Now()
 	d.sessions = append(d.sessions, s)
 	d.mu.Unlock()
 	d.signal()
