@@ -18,7 +18,6 @@ type epoch struct {
 	term     uint64
 	prev     wire.Mark
 	modes    Modes
-	began    time.Time
 	first    time.Time // when the first of units finished
 	units    []*Unit   // in the order they ran; failed ones too, for what their errors rest on (H9)
 	good     int       // units that succeeded: the entry
@@ -141,7 +140,7 @@ func (d *DB) open(modes Modes) (*epoch, error) {
 		return nil, err
 	}
 	d.epochs++
-	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), modes: modes, began: time.Now(), byID: map[wire.RequestID]*Unit{}}
+	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), modes: modes, byID: map[wire.RequestID]*Unit{}}
 	return d.epoch, nil
 }
 
@@ -202,6 +201,7 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 		d.fail(u, &TooLargeError{What: err.Error()})
 		return false
 	}
+	u.failed, u.Err = false, nil // of an epoch that was undone
 	switch r, v := d.memory.look(u.Req.ID); v {
 	case requestDuplicate:
 		u.Result = wire.UnitResult{Mark: r.mark, Result: r.result, Duplicate: true}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -47,5 +48,36 @@ func TestHazard15WhatWasResolvedAsNeverAppliedStaysSo(t *testing.T) {
 	}
 	if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[]" {
 		t.Errorf("it was told never to be applied, and there is %s", got)
+	}
+}
+
+// What an epoch that was undone had found out about a request is forgotten: it may have
+// been applied since.
+func TestHazard15RequestIsLookedUpAnewAfterItsEpochWasUndone(t *testing.T) {
+	running, goOn := make(chan struct{}, 1), make(chan struct{})
+	lib := NewLibrary([]Function{{sqlite.Function{Name: "hold", Func: func([]any) (any, error) { running <- struct{}{}; <-goOn; return int64(1), nil }}, "1"}}, nil,
+		func(Kind, string, string) []string { return nil })
+	g := newGroup(t, 1, func(c *Config) { c.Library = lib })
+	g.must("CREATE TABLE t(a)")
+	d := g.dbs[0]
+	resolve := &Unit{Req: wire.Unit{ID: wire.RequestID{Origin: 5, Seq: 1}, Lowest: 1, Resolve: true}}
+	told := make(chan struct{})
+	resolve.Done = func(*Unit) { close(told) }
+	busy := &Unit{Req: unit("INSERT INTO t WITH RECURSIVE s(i) AS (SELECT hold() UNION ALL SELECT i + 1 FROM s WHERE i < 100000) SELECT i FROM s"), Done: func(*Unit) {}}
+	d.Submit(resolve, busy)
+	<-running
+	g.mu.Lock()
+	// The one who led meanwhile has applied it.
+	var enc wire.EntryEncoder
+	enc.Begin(wire.EntryHeader{DB: 7, Prev: d.Mark(), Proposer: 99, Epoch: 1, Engine: sqlite.Fingerprint()})
+	enc.AppendUnit(&wire.EntryUnit{ID: resolve.Req.ID, Lowest: 1, Statements: []wire.EntryStatement{{SQL: "INSERT INTO t VALUES(4)", Outcome: wire.Outcome{RowsAffected: 1, LastInsertID: 1}}}})
+	g.commitLocked(enc.Finish())
+	g.term++
+	d.Lead(g.term)
+	g.mu.Unlock()
+	close(goOn)
+	<-told
+	if resolve.Err != nil || !resolve.Result.Duplicate {
+		t.Errorf("told %v, %+v", resolve.Err, resolve.Result)
 	}
 }
