@@ -125,14 +125,25 @@ func (n *Node) commitInteractive(ctx context.Context, db string, tx interactive.
 
 // resolve finds out whether a commit was applied.
 func (n *Node) resolve(ctx context.Context, db string, id wire.RequestID, lowest uint64, why error) (wire.Mark, error) {
-	res, _, err := n.writeUnit(ctx, db, wire.Unit{ID: id, Lowest: lowest, Resolve: true})
-	switch {
-	case err == nil:
-		return res.Mark, nil
-	case errors.Is(err, errNeverApplied):
-		return wire.Mark{}, &engine.AbortedError{Reason: engine.AbortLeader, Cause: why}
+	for {
+		res, _, err := n.writeUnit(ctx, db, wire.Unit{ID: id, Lowest: lowest, Resolve: true})
+		switch {
+		case err == nil:
+			return res.Mark, nil
+		case errors.Is(err, errNeverApplied):
+			return wire.Mark{}, &engine.AbortedError{Reason: engine.AbortLeader, Cause: why}
+		case errors.Is(err, ErrTxAborted) && ctx.Err() == nil && !n.isClosed():
+			continue // another transaction held the writer for too long
+		}
+		return wire.Mark{}, unresolved(err)
 	}
-	return wire.Mark{}, outcomeUnknown(errors.Join(err, why), "commit: %v", err)
+}
+
+// unresolved makes the error of a commit whose outcome could not be found out. That the
+// question was not answered says nothing of the commit, so neither ErrNotApplied nor
+// ErrTxAborted must be found in it.
+func unresolved(err error) error {
+	return outcomeUnknown(causes(err, ErrClosed, ErrReplicaHalted, context.Canceled, context.DeadlineExceeded), "commit: asking what became of it: %s", inner(err))
 }
 
 func isWireCode(err error, code wire.ErrorCode) bool {

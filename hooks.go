@@ -106,6 +106,9 @@ func (n *Node) onApply(e hooks.Event[appliedEntry]) {
 			}
 		}
 	}
+	if ev.Gap == nil && len(ev.Statements) == 0 {
+		return // an entry that only ends what was proposed before it
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			n.log.Error("a hook panicked", "hook", "OnApply", "panic", fmt.Sprint(r))

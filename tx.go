@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -131,10 +132,13 @@ func (t *writeTx) run(ctx context.Context, kw sqltext.Keyword, query string, arg
 		return nil, tooLarge(err)
 	}
 	res := t.tx.Run(ctx, st)
-	t.c.pre = res.State
+	if res.State != (wire.PreState{}) { // without an answer there is none
+		t.c.pre = res.State
+	}
 	if res.Err != nil {
 		err := t.c.n.txStatementError(res.Err)
 		if res.Over {
+			t.tx.Abort()
 			if t.ended = err; !errors.Is(err, ErrTxAborted) {
 				t.ended = &TxAbortedError{Reason: TxAbortStatement, Err: err}
 			}
@@ -327,17 +331,22 @@ func (t *bufferedTx) run(_ context.Context, kw sqltext.Keyword, query string, ar
 	if err := st.Check(); err != nil {
 		return nil, tooLarge(err)
 	}
-	t.size += len(st.SQL) + len(st.Args)
-	u := wire.Unit{Statements: append(t.stmts, st)}
-	if err := u.Check(); err != nil {
-		return nil, tooLarge(err)
+	// As wire.Unit.Check, which looks at all of them, will at the end.
+	one := wire.Unit{Statements: []wire.Statement{st}}
+	n := t.size + one.Size() - new(wire.Unit).Size()
+	if n > maxBufferedBytes || len(t.stmts) >= wire.MaxUnitStatements {
+		return nil, &LimitError{Msg: fmt.Sprintf("too large: a buffered transaction of %d statements and %d bytes, the limits are %d and %d", len(t.stmts)+1, n, wire.MaxUnitStatements, maxBufferedBytes)}
 	}
-	t.stmts = u.Statements
+	t.size = n
+	t.stmts = append(t.stmts, st)
 	if t.done == nil {
 		t.done = new([]wire.Outcome)
 	}
 	return values.None, nil
 }
+
+// maxBufferedBytes leaves room in an entry for what else is in it.
+const maxBufferedBytes = wire.MaxEntryBytes - 1<<20
 
 // result is that of the newest statement.
 func (t *bufferedTx) result() driver.Result { return &bufferedResult{t.done, len(t.stmts) - 1} }
@@ -508,10 +517,13 @@ const (
 // transaction did.
 func mayRunAgain(err error) bool {
 	var aborted *TxAbortedError
-	if errors.As(err, &aborted) {
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown):
+		return false
+	case errors.As(err, &aborted):
 		return aborted.Reason == TxAbortLeader || aborted.Reason == TxAbortWait || aborted.Reason == TxAbortRepeat
 	}
-	return (errors.Is(err, ErrNotApplied) || errors.Is(err, ErrNoLeader)) && !errors.Is(err, ErrOutcomeUnknown) && !errors.Is(err, ErrClosed)
+	return (errors.Is(err, ErrNotApplied) || errors.Is(err, ErrNoLeader)) && !errors.Is(err, ErrClosed)
 }
 
 func inTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {

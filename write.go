@@ -72,14 +72,24 @@ func notBegun(err error) error {
 		}
 		return notApplied(err, "write: %v", err)
 	}
-	var causes []error
-	for _, e := range []error{ErrClosed, ErrNoLeader, ErrReplicaHalted, context.Canceled, context.DeadlineExceeded} {
+	return notApplied(causes(err, ErrClosed, ErrNoLeader, ErrReplicaHalted, context.Canceled, context.DeadlineExceeded),
+		"write: asking the cluster for a number to write under: %s", inner(err))
+}
+
+// causes is what of some errors is in err, without the rest.
+func causes(err error, some ...error) error {
+	var found []error
+	for _, e := range some {
 		if errors.Is(err, e) {
-			causes = append(causes, e)
+			found = append(found, e)
 		}
 	}
-	why := strings.TrimSuffix(strings.TrimPrefix(err.Error(), "colmena: "), unknownEnding)
-	return notApplied(errors.Join(causes...), "write: asking the cluster for a number to write under: %s", why)
+	return errors.Join(found...)
+}
+
+// inner is the text of an error within another one, which has an end of its own.
+func inner(err error) string {
+	return strings.TrimSuffix(strings.TrimPrefix(err.Error(), "colmena: "), unknownEnding)
 }
 
 func isExpired(err error) bool {

@@ -182,33 +182,36 @@ type DB struct {
 	check   *checkpointer
 
 	// The rest belongs to the owner.
-	w                                                *sqlite.Conn
-	x                                                *executor
-	begin                                            *sqlite.Stmt
-	commit                                           *sqlite.Stmt
-	rollback                                         *sqlite.Stmt
-	save                                             *sqlite.Stmt
-	release                                          *sqlite.Stmt
-	undo                                             *sqlite.Stmt
-	saveStatement, releaseStatement, undoToStatement *sqlite.Stmt
-	setMark                                          *sqlite.Stmt
-	setEpoch                                         *sqlite.Stmt
-	delEpoch                                         *sqlite.Stmt
-	memory                                           *requestMemory
-	time                                             int64    // newest replicated time, unix milliseconds
-	clock                                            int64    // newest time given to a unit, decided or not
-	virtual                                          bool     // there are virtual tables
-	touched                                          bool     // the open transaction changed the schema or the planner's statistics
-	modes                                            Modes    // as set on the connection
-	holder                                           *Session // that holds the writer
-	timer                                            *time.Timer
-	epoch                                            *epoch
-	epochs                                           uint64
-	running                                          *runningUnit
-	maxRowID                                         bool // a row was given the last rowid there is
-	buf                                              []byte
-	entry                                            wire.Entry // scratch for replay
-	rand                                             *rand.ChaCha8
+	w                *sqlite.Conn
+	x                *executor
+	begin            *sqlite.Stmt
+	commit           *sqlite.Stmt
+	rollback         *sqlite.Stmt
+	save             *sqlite.Stmt
+	release          *sqlite.Stmt
+	undo             *sqlite.Stmt
+	saveStatement    *sqlite.Stmt
+	releaseStatement *sqlite.Stmt
+	undoToStatement  *sqlite.Stmt
+	setMark          *sqlite.Stmt
+	setEpoch         *sqlite.Stmt
+	delEpoch         *sqlite.Stmt
+	memory           *requestMemory
+	time             int64    // newest replicated time, unix milliseconds
+	clock            int64    // newest time given to a unit, decided or not
+	virtual          bool     // there are virtual tables
+	touched          bool     // the open transaction changed the schema or the planner's statistics
+	modes            Modes    // as set on the connection
+	holder           *Session // that holds the writer
+	sessionTurn      bool     // a session that waits comes before more units
+	timer            *time.Timer
+	epoch            *epoch
+	epochs           uint64
+	running          *runningUnit
+	maxRowID         bool // a row was given the last rowid there is
+	buf              []byte
+	entry            wire.Entry // scratch for replay
+	rand             *rand.ChaCha8
 }
 
 type markWaiter struct {

@@ -18,7 +18,6 @@ type epoch struct {
 	term     uint64
 	prev     wire.Mark
 	modes    Modes
-	began    time.Time
 	first    time.Time // when the first of units finished
 	units    []*Unit   // in the order they ran; failed ones too, for what their errors rest on (H9)
 	good     int       // units that succeeded: the entry
@@ -88,7 +87,7 @@ func (d *DB) runEpoch(units []*Unit) {
 		}
 		// One turn of the scheduler lets writers that were just answered queue up.
 		runtime.Gosched()
-		if units = d.takeUnits(); len(units) == 0 && !d.sessionsWait() {
+		if units = d.nextUnits(); len(units) == 0 && !d.sessionsWait() {
 			break
 		}
 	}
@@ -113,9 +112,6 @@ func (d *DB) nextModes(units []*Unit) Modes {
 	defer d.mu.Unlock()
 	if len(d.returning) > 0 {
 		return d.returning[0].opts.Modes
-	}
-	if len(d.sessions) > 0 {
-		return d.sessions[0].opts.Modes
 	}
 	return d.modes
 }
@@ -142,7 +138,7 @@ func (d *DB) open(modes Modes) (*epoch, error) {
 		return nil, err
 	}
 	d.epochs++
-	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), modes: modes, began: time.Now(), byID: map[wire.RequestID]*Unit{}}
+	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), modes: modes, byID: map[wire.RequestID]*Unit{}}
 	return d.epoch, nil
 }
 
@@ -164,7 +160,7 @@ func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 			d.undoEpoch(e, units[i:])
 			return nil, true
 		}
-		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && time.Since(e.began) >= d.cfg.BatchWindow
+		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && d.windowEnded(e)
 		if full || modesOf(&u.Req) != e.modes || u.alone && e.good > 0 {
 			return units[i:], true
 		}
@@ -203,6 +199,7 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 		d.fail(u, &TooLargeError{What: err.Error()})
 		return false
 	}
+	u.failed, u.Err = false, nil // of an epoch that was undone
 	switch r, v := d.memory.look(u.Req.ID); v {
 	case requestDuplicate:
 		u.Result = wire.UnitResult{Mark: r.mark, Result: r.result, Duplicate: true}

@@ -26,6 +26,7 @@ type group struct {
 	// intercept decides what happens to a proposal: nil commits it.
 	intercept func(data []byte, done func(error)) bool
 	clock     func() time.Time
+	set       []func(*Config)
 }
 
 type logged struct {
@@ -38,8 +39,9 @@ var (
 	errLost        = errors.New("leadership lost")
 )
 
-func newGroup(t *testing.T, n int) *group {
-	g := &group{t: t, dir: t.TempDir(), term: 1}
+// newGroup makes a group of n replicas, of which the first leads.
+func newGroup(t *testing.T, n int, set ...func(*Config)) *group {
+	g := &group{t: t, dir: t.TempDir(), term: 1, set: set}
 	g.halts = make([]error, n)
 	for i := range n {
 		if err := Create(g.path(i), "db", 7); err != nil {
@@ -57,7 +59,7 @@ func (g *group) path(i int) string { return filepath.Join(g.dir, fmt.Sprintf("db
 
 func (g *group) start(i int) {
 	g.t.Helper()
-	d, err := Open(Config{Path: g.path(i), Name: "db", Incarnation: 7, Proposer: uint64(i + 1),
+	cfg := Config{Path: g.path(i), Name: "db", Incarnation: 7, Proposer: uint64(i + 1),
 		Propose: g.propose, ProposalLost: func(err error) bool { return errors.Is(err, errLost) },
 		Halt: func(err error) { g.mu.Lock(); g.halts[i] = err; g.mu.Unlock() },
 		Now: func() time.Time {
@@ -65,7 +67,11 @@ func (g *group) start(i int) {
 				return g.clock()
 			}
 			return time.Now()
-		}})
+		}}
+	for _, set := range g.set {
+		set(&cfg)
+	}
+	d, err := Open(cfg)
 	if err != nil {
 		g.t.Fatal(err)
 	}

@@ -30,55 +30,58 @@ const (
 	sessionLost                     // the epoch is gone, and everything in it was seen to
 )
 
-// startSession lets the next session that waits have the writer, in the open epoch: one
-// that comes back from the shelf before one that has yet to begin. stop says that one
-// waits which needs an epoch of its own.
-func (d *DB) startSession(e *epoch) (stop bool) {
+// grant lets the sessions that wait begin. Nobody holds the writer now, and until they ask
+// for something they hold nothing: the first to ask has it.
+func (d *DB) grant() {
+	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	from := &d.returning
-	if len(*from) == 0 {
-		from = &d.sessions
+	for _, s := range d.sessions {
+		s.asked[0].reply <- StepResult{State: s.state}
+		s.asked, s.started, s.touched, s.shelved = nil, now, now, true
+		d.shelf[s] = struct{}{}
 	}
-	if len(*from) == 0 {
+	d.sessions = nil
+}
+
+// startSession lets the session that has asked first have the writer, in the open epoch.
+// stop says that it needs an epoch of its own.
+func (d *DB) startSession(e *epoch) (stop bool) {
+	d.grant()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.returning) == 0 {
 		return false
 	}
-	s := (*from)[0]
+	s := d.returning[0]
 	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) {
 		return true
 	}
-	*from = (*from)[1:]
+	d.returning = d.returning[1:]
 	d.holder, d.holding = s, s
-	if from == &d.sessions {
-		begin := s.asked[0]
-		s.asked = nil
-		s.started = time.Now()
-		s.touched = s.started
-		begin.reply <- StepResult{State: s.state}
-	}
+	d.sessionTurn = false
 	return false
 }
 
-// shelve takes the writer from a session that has not asked for anything yet and so has
-// seen nothing: others may go before it. Its first request brings it back.
+// shelve takes the writer from a session that has seen nothing yet: others may go before
+// it. Its next request brings it back.
 func (d *DB) shelve(s *Session) {
 	d.holder = nil
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.holding = nil
 	if len(s.asked) > 0 {
-		d.returning = append(d.returning, s)
+		d.returnLocked(s)
 		return
 	}
 	s.shelved = true
 	d.shelf[s] = struct{}{}
 }
 
-// othersWait reports whether somebody waits for the writer.
-func (d *DB) othersWait() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.units)+len(d.sessions)+len(d.returning) > 0
+// returnLocked has a session wait for the writer, which it needs from now on.
+func (d *DB) returnLocked(s *Session) {
+	s.since = time.Now()
+	d.returning = append(d.returning, s)
 }
 
 // standUp opens the savepoint of a session and, if it was parked, repeats its work.
@@ -213,17 +216,17 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case s.gone.Load():
 			d.again(s, r)
 			return d.giveUp(e, s, AbortGone)
-		case d.late(s, r, now) != 0:
+		case d.late(s, r != nil, now) != 0:
 			d.again(s, r)
-			return d.giveUp(e, s, d.late(s, r, now))
-		case cut || len(e.units) > 0 && now.Sub(e.first) > cutAfter || served > 0 && d.cutEach.Load():
+			return d.giveUp(e, s, d.late(s, r != nil, now))
+		case cut && (served > 0 || r == nil) || len(e.units) > 0 && now.Sub(e.first) > cutAfter || served > 0 && d.cutEach.Load():
 			d.again(s, r)
 			if !s.begun {
 				d.shelve(s)
 				return sessionCut
 			}
 			return d.cutFor(e, s)
-		case r == nil && !s.begun && d.othersWait():
+		case r == nil && !s.begun:
 			d.shelve(s)
 			return sessionEnded
 		case r == nil:
@@ -283,21 +286,20 @@ func (d *DB) cutFor(e *epoch, s *Session) sessionFate {
 }
 
 // nextRequest takes what the client asks next. cut says that something else needs the
-// owner outside a transaction.
+// owner outside a transaction. It gets it once the client has been served: the session's
+// work may take longer to repeat than it is until the next wants the owner.
 func (d *DB) nextRequest(s *Session) (r *sessionRequest, cut bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.control) > 0 || len(d.log) > 0 || d.closing {
-		return nil, true
-	}
+	cut = len(d.control) > 0 || len(d.log) > 0 || d.closing
 	for len(s.asked) > 0 {
 		r, s.asked = s.asked[0], s.asked[1:]
 		if !r.canceled.Load() || r.kind != askRun {
-			return r, false
+			return r, cut
 		}
 		r.reply <- StepResult{State: s.state, Err: ErrCanceled}
 	}
-	return nil, false
+	return nil, cut
 }
 
 // again puts a request back that was taken too early, if there is one.

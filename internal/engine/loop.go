@@ -119,6 +119,9 @@ func (d *DB) own() {
 			<-d.wake
 			continue
 		}
+		if d.endParked(d.holder, time.Now()) {
+			continue
+		}
 		d.sleep(d.sessionEnd(d.holder))
 		d.failWaiting(time.Now())
 	}
@@ -145,7 +148,10 @@ func (d *DB) workBetweenEpochs() bool {
 		d.failSessions(ErrNotLeading)
 		d.failAll(d.takeUnits(), ErrNotLeading)
 	case d.holder == nil:
-		d.runEpoch(d.takeUnits())
+		d.grant()
+		if units := d.nextUnits(); len(units) > 0 || d.sessionsWait() {
+			d.runEpoch(units)
+		}
 	case d.sessionNeedsEpoch(d.holder, time.Now()):
 		d.runEpoch(nil)
 	default:
@@ -171,6 +177,20 @@ func (d *DB) takeUnits() []*Unit {
 	return units
 }
 
+// nextUnits takes what waits now. Units and sessions alternate: after what waited has run,
+// a session that waits comes before more, so neither keeps the other out.
+func (d *DB) nextUnits() []*Unit {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.sessionTurn && len(d.returning) > 0 {
+		return nil
+	}
+	units := d.units
+	d.units, d.queued = nil, 0
+	d.sessionTurn = len(units) > 0
+	return units
+}
+
 // requeue puts units back in front, in order.
 func (d *DB) requeue(units []*Unit) {
 	if len(units) == 0 {
@@ -178,6 +198,9 @@ func (d *DB) requeue(units []*Unit) {
 	}
 	d.mu.Lock()
 	d.units = append(append(make([]*Unit, 0, len(units)+len(d.units)), units...), d.units...)
+	for _, u := range units {
+		d.queued += u.Req.Size()
+	}
 	d.mu.Unlock()
 	d.signal()
 }

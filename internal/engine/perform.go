@@ -113,14 +113,17 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 		return err
 	}
 	schema, deferred := d.x.schema, d.x.deferred
+	d.x.schema = false
 	if !own {
 		if err := d.runInternal(d.saveStatement); err != nil {
 			return err
 		}
 	}
 	defer func() {
+		changed := d.x.schema
+		d.x.schema = changed || schema
 		if err != nil {
-			d.undoStatement(own, schema, deferred)
+			d.undoStatement(own, changed, schema, deferred)
 		}
 	}()
 	i := len(s.done)
@@ -146,6 +149,9 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 		if err := d.runInternal(d.releaseStatement); err != nil {
 			return err
 		}
+	}
+	if err := d.readAnew(p.kind, sql, schema); err != nil {
+		return err
 	}
 	es := wire.EntryStatement{SQL: sql, Args: append(wire.Args(nil), r.stmt.Args...), Pre: s.state, HasPre: true, Outcome: out, Rows: rows != nil}
 	s.done, s.sums = append(s.done, es), append(s.sums, rowsSum(rows))
@@ -177,12 +183,11 @@ const maxSessionBytes = wire.MaxEntryBytes - 1<<20
 
 // undoStatement undoes a statement that failed, and has SQLite forget it, as it would have
 // been had it never run (H6). Where it cannot, the transaction does not stand any more.
-func (d *DB) undoStatement(own, schema, deferred bool) {
-	changed := d.x.schema && !schema
-	d.x.schema, d.x.deferred = schema, deferred
+func (d *DB) undoStatement(own, changed, schema, deferred bool) {
 	if own || d.w.Autocommit() {
 		return
 	}
+	d.x.schema, d.x.deferred = schema, deferred
 	err := d.runInternal(d.undoToStatement)
 	if err == nil {
 		err = d.runInternal(d.releaseStatement)
@@ -277,9 +282,24 @@ func (d *DB) replaySessionStatement(st *wire.EntryStatement, seed uint64, i int)
 	}
 	drew = d.w.SeedUsed()
 	if !own {
-		err = d.runInternal(d.releaseStatement)
+		if err := d.runInternal(d.releaseStatement); err != nil {
+			return nil, false, err
+		}
 	}
-	return rows, drew, err
+	return rows, drew, d.readAnew(kindOf(st.SQL, true), st.SQL, d.x.schema)
+}
+
+// readAnew follows a session's statement that changed the schema or the statistics, or took
+// such a change back: from then on what is in memory is what the file says, on a replica
+// that runs the statements once and on a leader that had others fail between them (H6).
+// SQLite itself keeps the statistics of a table that was dropped, and those of an ANALYZE
+// that was taken back.
+func (d *DB) readAnew(k kind, sql string, schema bool) error {
+	back := k == kindSavepoint && strings.EqualFold(sqltext.FirstWord(sql), "ROLLBACK") && (schema || d.virtual)
+	if k != kindSchema && !back {
+		return nil
+	}
+	return d.resetSchema()
 }
 
 // statementSeed is the seed of the i-th statement that a session's entry holds.

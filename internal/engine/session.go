@@ -87,6 +87,8 @@ type Session struct {
 	opts SessionOptions
 	gone atomic.Bool // the client wants it to end
 
+	since time.Time // when it began to wait for the writer
+
 	// Guarded by db.mu.
 	asked   []*sessionRequest
 	over    error // why it has ended
@@ -256,7 +258,7 @@ func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
 	if s.shelved {
 		s.shelved = false
 		delete(d.shelf, s)
-		d.returning = append(d.returning, s)
+		d.returnLocked(s)
 	}
 	if r.kind == askRun {
 		s.lastSQL = r.stmt.SQL

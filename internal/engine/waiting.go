@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"time"
 )
 
@@ -9,32 +10,36 @@ import (
 // waitLook is how often it is looked whether somebody has waited for a session too long.
 const waitLook = 10 * time.Millisecond
 
-// sessionNeedsEpoch ends a parked session whose client has gone or is late, and reports
-// whether there is something to do for it, or for others once it has ended.
+// sessionNeedsEpoch reports whether there is something to do for a parked session, or for
+// others because it has ended.
 func (d *DB) sessionNeedsEpoch(s *Session, now time.Time) bool {
-	d.mu.Lock()
-	asked := len(s.asked) > 0
-	d.mu.Unlock()
-	switch {
-	case s.gone.Load():
-		d.endSession(s, &AbortedError{Reason: AbortGone})
-		return true
-	case asked:
-		return true
+	return d.endParked(s, now) || d.hasAsked(s)
+}
+
+// endParked ends a parked session whose client has gone or is late, and reports it.
+func (d *DB) endParked(s *Session, now time.Time) bool {
+	reason := d.late(s, d.hasAsked(s), now)
+	if s.gone.Load() {
+		reason = AbortGone
 	}
-	if reason := d.late(s, nil, now); reason != 0 {
+	if reason != 0 {
 		d.abortSession(reason, nil)
-		return true
 	}
-	return false
+	return reason != 0
+}
+
+func (d *DB) hasAsked(s *Session) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(s.asked) > 0
 }
 
 // late tells why a session that was idle, or open, for too long must end; else 0.
-func (d *DB) late(s *Session, r *sessionRequest, now time.Time) AbortReason {
+func (d *DB) late(s *Session, asked bool, now time.Time) AbortReason {
 	switch {
 	case d.cfg.MaxSessionTime > 0 && now.Sub(s.started) > d.cfg.MaxSessionTime:
 		return AbortTime
-	case r == nil && d.cfg.MaxSessionIdle > 0 && now.Sub(s.touched) > d.cfg.MaxSessionIdle:
+	case !asked && d.cfg.MaxSessionIdle > 0 && now.Sub(s.touched) > d.cfg.MaxSessionIdle:
 		return AbortIdle
 	}
 	return 0
@@ -52,14 +57,14 @@ func (d *DB) serveUntil(e *epoch, s *Session) time.Time {
 // sessionEnd is when a session must end if nothing happens, or when those who wait for it
 // must be looked at; zero never.
 func (d *DB) sessionEnd(s *Session) (until time.Time) {
-	if d.cfg.MaxSessionIdle > 0 {
+	if d.cfg.MaxSessionIdle > 0 && !d.hasAsked(s) {
 		until = s.touched.Add(d.cfg.MaxSessionIdle)
 	}
 	if d.cfg.MaxSessionTime > 0 {
 		until = earlier(until, s.started.Add(d.cfg.MaxSessionTime))
 	}
 	d.mu.Lock()
-	waiting := len(d.units) > 0
+	waiting := len(d.units)+len(d.returning) > 0
 	d.mu.Unlock()
 	if waiting {
 		until = earlier(until, time.Now().Add(waitLook))
@@ -92,27 +97,44 @@ func (d *DB) sleep(until time.Time) {
 	}
 }
 
-// failWaiting ends the wait of units that have waited for a session for too long.
+// failWaiting ends the wait of units, and of sessions that need the writer, which have
+// waited for a session for too long.
 func (d *DB) failWaiting(now time.Time) {
 	if d.holder == nil {
 		return
 	}
+	tooLong := func(since time.Time) bool { return d.cfg.MaxWait > 0 && now.Sub(since) > d.cfg.MaxWait }
 	var late []*Unit
+	var asked []*sessionRequest
 	d.mu.Lock()
-	kept := d.units[:0]
-	for _, u := range d.units {
-		tooLong := d.cfg.MaxWait > 0 && now.Sub(u.since) > d.cfg.MaxWait
-		if tooLong || !u.deadline.IsZero() && now.After(u.deadline) || u.canceled.Load() {
-			late = append(late, u)
-			d.queued -= u.Req.Size()
-		} else {
-			kept = append(kept, u)
+	d.units = slices.DeleteFunc(d.units, func(u *Unit) bool {
+		if !tooLong(u.since) && (u.deadline.IsZero() || !now.After(u.deadline)) && !u.canceled.Load() {
+			return false
 		}
-	}
-	clear(d.units[len(kept):])
-	d.units = kept
+		late = append(late, u)
+		d.queued -= u.Req.Size()
+		return true
+	})
+	d.returning = slices.DeleteFunc(d.returning, func(s *Session) bool {
+		if len(s.asked) == 0 || !tooLong(s.since) {
+			return false
+		}
+		// Its statement has not run; the transaction goes on.
+		for _, r := range s.asked {
+			r.res.State = s.state
+			asked = append(asked, r)
+		}
+		s.asked, s.shelved = nil, true
+		d.shelf[s] = struct{}{}
+		return true
+	})
 	d.mu.Unlock()
-	if len(late) > 0 {
-		d.failAll(late, &AbortedError{Reason: AbortWait, Holder: d.holderText()})
+	if len(late)+len(asked) == 0 {
+		return
+	}
+	err := &AbortedError{Reason: AbortWait, Holder: d.holderText()}
+	d.failAll(late, err)
+	for _, r := range asked {
+		r.reply <- StepResult{State: r.res.State, Err: err}
 	}
 }

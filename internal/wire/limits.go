@@ -8,8 +8,9 @@ const (
 	MaxStatementBytes = 16 << 20
 	// MaxArgs bounds the arguments of one statement; it is SQLite's own default bound for parameters.
 	MaxArgs = 32766
-	// MaxUnitStatements bounds the statements of one unit.
-	MaxUnitStatements = 65536
+	// MaxUnitStatements bounds the statements of one unit: as many as an entry takes, so that a long transaction is bounded by
+	// its bytes.
+	MaxUnitStatements = MaxStatements
 	// MaxUnits bounds the units of an entry or a request, the results of a response and the results stored in one blob.
 	MaxUnits = 65536
 	// MaxStatements bounds the statements of all units of one entry or request together, so that an entry of tiny statements

@@ -1,0 +1,83 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/wire"
+)
+
+// A commit that a deposed leader has not got into its log yet could still be taken when it
+// leads again, however often its term has changed. Who was told that it never was applied
+// has done it anew by then.
+func TestHazard15WhatWasResolvedAsNeverAppliedStaysSo(t *testing.T) {
+	g := newGroup(t, 3)
+	g.must("CREATE TABLE t(a)")
+	held := make(chan []byte, 1)
+	var done func(error)
+	g.mu.Lock()
+	g.intercept = func(data []byte, f func(error)) bool { done = f; held <- data; return true }
+	g.mu.Unlock()
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	id := wire.RequestID{Origin: 5, Seq: 1}
+	told := make(chan StepResult, 1)
+	go func() { told <- x.s.Commit(context.Background(), id, 1) }()
+	data := <-held
+	g.mu.Lock()
+	g.intercept = nil
+	g.dbs[0].StepDown()
+	g.term++
+	g.dbs[1].Lead(g.term)
+	g.mu.Unlock()
+	if _, err := g.dbs[1].Exec(t.Context(), wire.Unit{ID: id, Lowest: 1, Resolve: true}); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("resolved by the next leader: %v", err)
+	}
+	g.mu.Lock()
+	g.dbs[1].StepDown()
+	g.term++
+	g.commitLocked(data)
+	done(nil)
+	g.dbs[0].Lead(g.term)
+	g.mu.Unlock()
+	if r := <-told; r.Err == nil {
+		t.Error("the commit was told to have succeeded")
+	}
+	if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[]" {
+		t.Errorf("it was told never to be applied, and there is %s", got)
+	}
+}
+
+// What an epoch that was undone had found out about a request is forgotten: it may have
+// been applied since.
+func TestHazard15RequestIsLookedUpAnewAfterItsEpochWasUndone(t *testing.T) {
+	running, goOn := make(chan struct{}, 1), make(chan struct{})
+	lib := NewLibrary([]Function{{sqlite.Function{Name: "hold", Func: func([]any) (any, error) { running <- struct{}{}; <-goOn; return int64(1), nil }}, "1"}}, nil,
+		func(Kind, string, string) []string { return nil })
+	g := newGroup(t, 1, func(c *Config) { c.Library = lib })
+	g.must("CREATE TABLE t(a)")
+	d := g.dbs[0]
+	resolve := &Unit{Req: wire.Unit{ID: wire.RequestID{Origin: 5, Seq: 1}, Lowest: 1, Resolve: true}}
+	told := make(chan struct{})
+	resolve.Done = func(*Unit) { close(told) }
+	busy := &Unit{Req: unit("INSERT INTO t WITH RECURSIVE s(i) AS (SELECT hold() UNION ALL SELECT i + 1 FROM s WHERE i < 100000) SELECT i FROM s"), Done: func(*Unit) {}}
+	d.Submit(resolve, busy)
+	<-running
+	g.mu.Lock()
+	// The one who led meanwhile has applied it.
+	var enc wire.EntryEncoder
+	enc.Begin(wire.EntryHeader{DB: 7, Prev: d.Mark(), Proposer: 99, Epoch: 1, Engine: sqlite.Fingerprint()})
+	enc.AppendUnit(&wire.EntryUnit{ID: resolve.Req.ID, Lowest: 1, Statements: []wire.EntryStatement{{SQL: "INSERT INTO t VALUES(4)", Outcome: wire.Outcome{RowsAffected: 1, LastInsertID: 1}}}})
+	g.commitLocked(enc.Finish())
+	g.term++
+	d.Lead(g.term)
+	g.mu.Unlock()
+	close(goOn)
+	<-told
+	if resolve.Err != nil || !resolve.Result.Duplicate {
+		t.Errorf("told %v, %+v", resolve.Err, resolve.Result)
+	}
+}

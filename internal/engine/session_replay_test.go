@@ -1,0 +1,34 @@
+package engine
+
+import (
+	"testing"
+
+	"github.com/mentasystems/colmena/internal/sqlite"
+)
+
+// What a session does to schema and statistics, and what it takes back of that, is the same
+// in the memory of a leader that had to read them anew meanwhile and of those that replay.
+func TestHazard06StatisticsWithinASessionAreThoseOfTheFile(t *testing.T) {
+	for name, change := range map[string][]string{
+		"dropped":    {"DROP TABLE sqlite_stat1"},
+		"taken back": {"SAVEPOINT s", "UPDATE p SET b = id", "ANALYZE", "ROLLBACK TO s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothWays(t, 2, func(t *testing.T, g *group) {
+				// With these statistics the rows of b = 1 are found by a scan, without them, or
+				// with those of another b, by the index, in another order.
+				g.must("CREATE TABLE p(id INTEGER PRIMARY KEY, a, b, c); CREATE INDEX pa ON p(a); CREATE INDEX pbc ON p(b, c); CREATE TABLE o(id INTEGER PRIMARY KEY, x);" +
+					"INSERT INTO p(a, b, c) WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 400) SELECT i / 2, 1, -i FROM s; ANALYZE")
+				x := g.beginTx()
+				for _, sql := range change {
+					x.must(sql)
+				}
+				if r := x.run("CREATE UNIQUE INDEX no ON p(id / 300)"); !isCode(r.Err, sqlite.Constraint) {
+					t.Fatalf("got %v", r.Err)
+				}
+				x.must("INSERT INTO o(x) SELECT id FROM p WHERE b = 1")
+				x.mustCommit()
+			})
+		})
+	}
+}
