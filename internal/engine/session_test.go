@@ -342,55 +342,36 @@ func TestHazard09SessionsAreToldWhatIsDecided(t *testing.T) {
 				return true
 			}
 			g.mu.Unlock()
-			// A session that commits, and one that begins on top of its work.
-			hold, held := make(chan struct{}), make(chan struct{})
-			go func() { _ = g.dbs[0].Do(t.Context(), func() { close(held); <-hold }) }()
-			<-held
-			first := make(chan StepResult, 1)
-			told := make(chan StepResult, 1)
+			// A session that commits, and one that works on top of it in the same epoch.
+			first, told := make(chan StepResult, 1), make(chan StepResult, 1)
+			y, x := g.beginTx(), g.beginTx()
+			x.must("INSERT INTO t VALUES(1)")
 			go func() {
-				s, err := g.dbs[0].Begin(t.Context(), SessionOptions{})
-				if err != nil {
-					first <- StepResult{Err: err}
+				defer y.s.Abort()
+				if end == "error" {
+					told <- y.run("INSERT INTO t VALUES(1)")
 					return
 				}
-				x := &tx{t, s}
-				x.run("INSERT INTO t VALUES(1)")
-				go func() {
-					s, err := g.dbs[0].Begin(t.Context(), SessionOptions{})
-					if err != nil {
-						told <- StepResult{Err: err}
-						return
-					}
-					y := &tx{t, s}
-					switch end {
-					case "error":
-						told <- y.run("INSERT INTO t VALUES(1)")
-					case "rollback":
-						y.run("SELECT * FROM t")
-						told <- y.s.Rollback(t.Context())
-					case "commit":
-						y.run("SELECT * FROM t")
-						told <- y.commit()
-					}
-					y.s.Abort()
-				}()
-				for waits := 0; waits == 0; { // until the other one waits
-					d := g.dbs[0]
-					d.mu.Lock()
-					waits = len(d.sessions)
-					d.mu.Unlock()
+				if r := y.run("SELECT * FROM t"); r.Err != nil || r.Rows == nil || r.Rows.N != 1 {
+					t.Errorf("it does not stand on the other's work: %+v", r)
 				}
-				first <- x.commit()
+				if end == "rollback" {
+					told <- y.s.Rollback(t.Context())
+				} else {
+					told <- y.commit()
+				}
 			}()
-			close(hold)
+			for waits := 0; waits == 0; {
+				d := g.dbs[0]
+				d.mu.Lock()
+				waits = len(d.returning)
+				d.mu.Unlock()
+			}
+			go func() { first <- x.commit() }()
 			<-proposed
 			select {
 			case r := <-told:
-				// It had not begun on top of the other, or it was told the outcome.
-				if r.Err == nil {
-					t.Errorf("told before it was decided: %+v", r)
-				}
+				t.Errorf("told before it was decided: %+v", r)
 			case <-time.After(50 * time.Millisecond):
 			}
 			close(release)

@@ -72,24 +72,18 @@ func TestParkedSessionEndsInTimeWhileAnEpochIsOut(t *testing.T) {
 func (g *group) beginBehindAUnit(sql string) *Session {
 	g.t.Helper()
 	d := g.dbs[0]
-	first := g.beginTx()
+	second, first := g.beginTx(), g.beginTx()
 	first.must(sql)
-	second := make(chan *Session, 1)
-	go func() {
-		s, err := d.Begin(context.Background(), SessionOptions{Label: "behind a unit"})
-		if err != nil {
-			g.t.Error(err)
-		}
-		if r := s.Run(context.Background(), Statement{Statement: wire.Statement{SQL: "SELECT 1"}}); r.Err != nil {
-			g.t.Error(r.Err)
-		}
-		second <- s
-	}()
+	ran := make(chan StepResult, 1)
+	go func() { ran <- second.run("SELECT 1") }()
 	for n := 0; n == 0; {
 		d.mu.Lock()
-		n = len(d.sessions)
+		n = len(d.returning)
 		d.mu.Unlock()
 	}
 	go first.commit()
-	return <-second
+	if r := <-ran; r.Err != nil {
+		g.t.Error(r.Err)
+	}
+	return second.s
 }
