@@ -209,8 +209,8 @@ func compare(ctx context.Context, nodes []*colmena.Node) error {
 			errs = append(errs, fmt.Errorf("node %s has stopped: %w", n.ID(), err))
 			continue
 		}
-		names := n.Databases()
-		if first := nodes[0].Databases(); !slices.Equal(names, first) {
+		names := slices.Sorted(slices.Values(n.Databases()))
+		if first := slices.Sorted(slices.Values(nodes[0].Databases())); !slices.Equal(names, first) {
 			errs = append(errs, fmt.Errorf("node %s has databases %q, node %s has %q", n.ID(), names, nodes[0].ID(), first))
 			continue
 		}
