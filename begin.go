@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/interactive"
@@ -132,7 +133,10 @@ func (n *Node) resolve(ctx context.Context, db string, id wire.RequestID, lowest
 	case errors.Is(err, errNeverApplied):
 		return wire.Mark{}, &engine.AbortedError{Reason: engine.AbortLeader, Cause: why}
 	}
-	return wire.Mark{}, outcomeUnknown(errors.Join(err, why), "commit: %v", err)
+	// The question was not answered; what that says of itself it does not say of the commit.
+	asking := strings.TrimPrefix(err.Error(), "colmena: ")
+	asking = strings.TrimSuffix(strings.TrimSuffix(asking, notAppliedEnding), unknownEnding)
+	return wire.Mark{}, outcomeUnknown(errors.Join(err, why), "commit: asking what became of it: %s", asking)
 }
 
 func isWireCode(err error, code wire.ErrorCode) bool {

@@ -241,6 +241,46 @@ func TestCompareTellsClustersApart(t *testing.T) {
 	}
 }
 
+// TestCommitThatLosesItsQuorumSaysNothingWrong has a transaction commit when the majority
+// has just died: what its error says must be true when all are back.
+func TestCommitThatLosesItsQuorumSaysNothingWrong(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, 5, func(_ int, cfg *colmena.Config) { cfg.LeaderWait = -1 })
+	leader, follower := c.Leader(), c.Follower()
+	db := c.DB(follower)
+	mustExec(t, db, "CREATE TABLE t(a)")
+	c.WaitConverged()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.Len() {
+		if i != leader && i != follower {
+			c.Kill(i)
+		}
+	}
+	commitErr := tx.Commit()
+	for i := range c.Len() {
+		if c.Node(i) == nil {
+			c.Restart(i)
+		}
+	}
+	c.WaitConverged()
+	var rows int
+	if err := c.DB(c.Leader()).QueryRow("SELECT count(*) FROM t").Scan(&rows); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d rows; commit: %v", rows, commitErr)
+	denied := errors.Is(commitErr, colmena.ErrNotApplied) || errors.Is(commitErr, colmena.ErrTxAborted) || errors.Is(commitErr, colmena.ErrNoLeader)
+	if commitErr == nil || denied && (rows > 0 || errors.Is(commitErr, colmena.ErrOutcomeUnknown)) {
+		t.Errorf("%d rows; commit: %v", rows, commitErr)
+	}
+}
+
 // TestRestartOfARunningNodeIsPlanned holds that its leadership goes to another node, and
 // that a handle goes on with the next process of the node.
 func TestRestartOfARunningNodeIsPlanned(t *testing.T) {
