@@ -359,7 +359,7 @@ func crashOne(t *testing.T, kind crashKind, point string) {
 		t.Error(err)
 	}
 	for _, name := range n.Databases() {
-		testcluster.Dump(t, n, name)
+		testcluster.Check(t, n, name)
 	}
 	crashLitter(t, run.Dir)
 }

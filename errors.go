@@ -222,17 +222,34 @@ func (e *outcomeError) Error() string   { return e.msg }
 func (e *outcomeError) Unwrap() []error { return e.is }
 
 func notApplied(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + notAppliedEnding, []error{ErrNotApplied, cause}}
 }
 
-const unknownEnding = "; whether the write was applied is unknown"
+const (
+	notAppliedEnding = "; the write was not applied"
+	unknownEnding    = "; whether the write was applied is unknown"
+)
 
+// outcomeUnknown keeps of its cause only what promises nothing: that the question what
+// became of a write was not answered, for want of a leader say, must not look like the
+// word that the write was not applied.
 func outcomeUnknown(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + unknownEnding, []error{ErrOutcomeUnknown, cause}}
+	is := []error{ErrOutcomeUnknown}
+	for _, e := range []error{context.Canceled, context.DeadlineExceeded, ErrClosed, ErrReplicaHalted} {
+		if errors.Is(cause, e) {
+			is = append(is, e)
+		}
+	}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + unknownEnding, is}
 }
 
-// userError makes the user's error of one that travelled or came from the engine.
+// userError makes the user's error of one that travelled or came from the engine. One that
+// is the user's already, and says that the outcome is unknown, stays that: what lies in it
+// may say something else of another attempt.
 func userError(err error) error {
+	if errors.Is(err, ErrOutcomeUnknown) {
+		return err
+	}
 	var w *wire.Error
 	if errors.As(err, &w) {
 		return errorFromWire(w)

@@ -2,7 +2,6 @@ package colmena
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/mentasystems/colmena/internal/times"
@@ -44,7 +43,7 @@ func (n *Node) ExecMulti(ctx context.Context, db string, stmts []Statement) ([]E
 		return nil, err
 	}
 	if len(res.Result.Each) != len(stmts) {
-		return nil, outcomeUnknown(errResults, "%d results came back for %d statements", len(res.Result.Each), len(stmts))
+		return nil, outcomeUnknown(nil, "the leader's answer does not fit the request: %d results came back for %d statements", len(res.Result.Each), len(stmts))
 	}
 	out := make([]ExecResult, len(stmts))
 	for i, o := range res.Result.Each {
@@ -52,5 +51,3 @@ func (n *Node) ExecMulti(ctx context.Context, db string, stmts []Statement) ([]E
 	}
 	return out, nil
 }
-
-var errResults = errors.New("colmena: the leader's answer does not fit the request")

@@ -21,7 +21,7 @@ const module = "github.com/mentasystems/colmena"
 func level(pkg string) int {
 	switch pkg {
 	case "internal/sqlite", "internal/wire", "internal/durable", "internal/lifecycle", "internal/membership", "internal/sqltext", "internal/times",
-		"internal/requestid", "internal/promtext", "internal/hooks", "internal/ownwrites":
+		"internal/requestid", "internal/promtext", "internal/hooks", "internal/ownwrites", "internal/samecontent":
 		return 0
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/pragma", "internal/values", "internal/identity",
 		"internal/nudge":

@@ -8,6 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/mentasystems/colmena"
+	"github.com/mentasystems/colmena/colmenatest"
 )
 
 func TestMain(m *testing.M) {
@@ -59,6 +63,85 @@ func TestDifferencesAreReported(t *testing.T) {
 	}
 	if doubled, err := plainContent(ctx, base+"INSERT INTO t VALUES(1)"); err != nil || slices.Equal(doubled.Tables, same.Tables) {
 		t.Errorf("a doubled row is not counted: %v, %v", doubled.Tables, err)
+	}
+}
+
+// TestNodesReadLikePlainSQLite holds that content does not depend on whose it is: a script
+// that a cluster took through a follower is read alike on every node and in plain SQLite.
+func TestNodesReadLikePlainSQLite(t *testing.T) {
+	t.Parallel()
+	script := ownScript(ownSeed, 40)
+	want, err := plainContent(t.Context(), script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, _, err := splitScript(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := colmenatest.NewCluster(t, 3)
+	conn, err := c.DB(c.Follower()).Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, st := range list {
+		if _, err := conn.ExecContext(t.Context(), st.sql); err != nil {
+			t.Fatalf("line %d: %v", st.line, err)
+		}
+	}
+	c.WaitConverged()
+	for i := range c.Len() {
+		got, err := contentOf(t.Context(), c.OpenDB(i, "", colmena.None))
+		if err != nil || got.Checksum != want.Checksum || got.Integrity != "ok" || !slices.Equal(got.Tables, want.Tables) {
+			t.Errorf("node %d: %v, %v; plain SQLite has %v", i, got, err, want)
+		}
+	}
+}
+
+// TestErrorsSayWhatToDoNext brings about each kind of error of a write.
+func TestErrorsSayWhatToDoNext(t *testing.T) {
+	t.Parallel()
+	c := colmenatest.NewCluster(t, 3, func(_ int, cfg *colmena.Config) { cfg.LeaderWait = -1 })
+	follower := c.Follower()
+	write := func(sql string) errorKind {
+		exec := func(ctx context.Context, sql string) error {
+			_, err := c.DB(follower).ExecContext(ctx, sql)
+			return err
+		}
+		_, err := handle(t.Context(), c.Node(follower), exec, request{Op: "exec", SQL: sql})
+		if err == nil {
+			return kindNone
+		}
+		return kindOf(err)
+	}
+	const insert = "INSERT INTO t VALUES(1)"
+	if kind := write("CREATE TABLE t(a UNIQUE)"); kind != kindNone {
+		t.Fatal(kind)
+	}
+	c.FailNext(colmena.ErrOutcomeUnknown)
+	if kind := write(insert); kind != kindUnknown {
+		t.Errorf("an unknown outcome is %q", kind)
+	}
+	if kind := write(insert); kind != kindNone {
+		t.Errorf("the write that was not sent is %q when it is sent", kind)
+	}
+	for _, sql := range []string{insert, "INSERT INTO t VALUES(random())", "VACUUM"} {
+		if kind := write(sql); kind != kindRefused {
+			t.Errorf("%s is %q", sql, kind)
+		}
+	}
+	for i := range c.Len() {
+		if i != follower {
+			c.Kill(i)
+		}
+	}
+	deadline := time.Now().Add(colmenatest.Timeout)
+	for _, led := c.Node(follower).Leader(); led && time.Now().Before(deadline); _, led = c.Node(follower).Leader() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if kind := write("INSERT INTO t VALUES(2)"); kind != kindAgain {
+		t.Errorf("a write without a leader is %q", kind)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mentasystems/colmena"
+	"github.com/mentasystems/colmena/internal/samecontent"
 )
 
 // Cluster is a number of nodes. Node 0 forms the cluster, the others join it.
@@ -258,98 +259,59 @@ func (c *Cluster) WaitConverged() {
 	})
 }
 
-// Compare compares all databases of all running nodes and checks their files.
+// Compare compares all databases of all running nodes, what is kept of requests included,
+// and checks their files.
 func (c *Cluster) Compare() {
 	c.TB.Helper()
 	c.WaitConverged()
-	var want map[string][]string
-	for i, n := range c.Running() {
-		got := map[string][]string{}
-		for _, name := range n.Databases() {
-			got[name] = Dump(c.TB, n, name)
-		}
-		if i == 0 {
-			want = got
+	nodes := c.Running()
+	for _, n := range nodes {
+		names, want := slices.Sorted(slices.Values(n.Databases())), slices.Sorted(slices.Values(nodes[0].Databases()))
+		if !slices.Equal(names, want) {
+			c.TB.Errorf("node %s has databases %q, the first node %q", n.ID(), names, want)
 			continue
 		}
-		for name := range want {
-			diff(c.TB, n.ID(), name, want[name], got[name])
-		}
-		if len(got) != len(want) {
-			c.TB.Errorf("node %s has databases %v", n.ID(), n.Databases())
+		for _, name := range names {
+			Check(c.TB, n, name)
+			if n != nodes[0] {
+				compare(c.TB, nodes[0], n, name)
+			}
 		}
 	}
 }
 
-func diff(tb testing.TB, node, db string, want, got []string) {
+func compare(tb testing.TB, first, n *colmena.Node, name string) {
 	tb.Helper()
-	for i := range max(len(want), len(got)) {
-		var w, g string
-		if i < len(want) {
-			w = want[i]
-		}
-		if i < len(got) {
-			g = got[i]
-		}
-		if w != g {
-			tb.Errorf("node %s, database %s, line %d of %d:\n%.300s\nthe first node has, of %d:\n%.300s", node, db, i, len(got), g, len(want), w)
-			return
-		}
+	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	defer cancel()
+	a, b := open(tb, first, name), open(tb, n, name)
+	defer a.Close()
+	defer b.Close()
+	if d, err := samecontent.Diff(ctx, a, b); err != nil || d != "" {
+		tb.Errorf("nodes %s and %s, database %s: %s, %v", first.ID(), n.ID(), name, d, err)
 	}
 }
 
-// Dump lists the schema and every row of a database as one node has it, the results
-// kept of requests too, and fails the test if SQLite finds the file damaged.
-func Dump(tb testing.TB, n *colmena.Node, name string) []string {
+// Check fails the test if SQLite finds a database damaged on a node.
+func Check(tb testing.TB, n *colmena.Node, name string) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
+	defer cancel()
+	db := open(tb, n, name)
+	defer db.Close()
+	if err := samecontent.Check(ctx, db); err != nil {
+		tb.Errorf("node %s, database %s: %v", n.ID(), name, err)
+	}
+}
+
+// open opens a database as a node alone has it.
+func open(tb testing.TB, n *colmena.Node, name string) *sql.DB {
 	tb.Helper()
 	db, err := n.OpenDB(name, colmena.None)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer db.Close()
-	if check := rows(tb, db, "PRAGMA integrity_check"); len(check) != 1 || check[0] != "|ok" {
-		tb.Errorf("node %s, database %s: %v", n.ID(), name, check)
-	}
-	lines := rows(tb, db, "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
-	for _, t := range rows(tb, db, "SELECT name FROM sqlite_schema WHERE lower(type)='table' AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name") {
-		lines = append(lines, "table"+t)
-		lines = append(lines, rows(tb, db, "SELECT * FROM \""+strings.ReplaceAll(t[1:], "\"", "\"\"")+"\"")...)
-	}
-	return lines
-}
-
-func rows(tb testing.TB, db *sql.DB, query string) []string {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Timeout)
-	defer cancel()
-	rs, err := db.QueryContext(ctx, query)
-	if err != nil {
-		tb.Fatalf("%s: %v", query, err)
-	}
-	defer rs.Close()
-	columns, err := rs.Columns()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	var out []string
-	for rs.Next() {
-		values, ptrs := make([]any, len(columns)), make([]any, len(columns))
-		for i := range values {
-			ptrs[i] = &values[i]
-		}
-		if err := rs.Scan(ptrs...); err != nil {
-			tb.Fatal(err)
-		}
-		var line strings.Builder
-		for _, v := range values {
-			fmt.Fprintf(&line, "|%v", v)
-		}
-		out = append(out, line.String())
-	}
-	if err := rs.Err(); err != nil {
-		tb.Fatalf("%s: %v", query, err)
-	}
-	return out
+	return db
 }
 
 func (c *Cluster) close() {

@@ -1,0 +1,5 @@
+//go:build race
+
+package colmenatest
+
+const raceDetector = true
