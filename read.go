@@ -66,10 +66,16 @@ func (n *Node) snapshot(ctx context.Context, db string, m readMode) (readSnapsho
 		r.Release()
 		return nil, readError(err)
 	}
-	return &pinnedRead{r}, nil
+	return &pinnedRead{r: r}, nil
 }
 
-type pinnedRead struct{ r *engine.Reader }
+// pinnedRead is a reader in a transaction. It is given back when the transaction has ended
+// and no rows of it are open: one that begins and ends as text may end before them.
+type pinnedRead struct {
+	r     *engine.Reader
+	open  int // rows
+	ended bool
+}
 
 func (p *pinnedRead) Query(ctx context.Context, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
 	p.r.Use(ctx)
@@ -77,12 +83,20 @@ func (p *pinnedRead) Query(ctx context.Context, sql string, args wire.Args, pre 
 	if err != nil {
 		return nil, readError(err)
 	}
-	return &localRows{Cursor: c, shared: p.r, ctx: ctx}, nil
+	p.open++
+	return &localRows{Cursor: c, shared: p.r, ctx: ctx, of: p}, nil
 }
 
 func (p *pinnedRead) Close() error {
-	p.r.Release()
+	p.ended = true
+	p.release()
 	return nil
+}
+
+func (p *pinnedRead) release() {
+	if p.ended && p.open == 0 {
+		p.r.Release()
+	}
 }
 
 // reader takes a connection to the local file. While a copy is being installed it
@@ -208,6 +222,7 @@ type localRows struct {
 	*engine.Cursor
 	r      *engine.Reader
 	shared *engine.Reader
+	of     *pinnedRead // that shares it
 	ctx    context.Context
 }
 
@@ -224,6 +239,11 @@ func (l *localRows) Close() error {
 	if l.r != nil {
 		l.r.Release()
 		l.r = nil
+	}
+	if p := l.of; p != nil {
+		l.of = nil
+		p.open--
+		p.release()
 	}
 	return nil
 }
