@@ -93,7 +93,10 @@ func (d *DB) runQuery(s *Session, r *sessionRequest, p *prepared) error {
 	d.w.SetSeed(d.rand.Uint64())
 	d.w.SetPreState(s.state.LastInsertID, s.state.Changes)
 	d.x.policy.reader, d.x.policy.session, d.x.policy.trusted = true, true, false
-	defer func() { d.x.policy.reader, d.x.policy.session, d.x.policy.trusted = false, false, true }()
+	defer func() {
+		d.x.policy.reader, d.x.policy.session, d.x.policy.trusted = false, false, true
+		d.x.conn.ForgetCalls() // those of the session's changes are noted with each
+	}()
 	maxRows := 0
 	if r.rows {
 		maxRows = d.cfg.MaxResult
@@ -256,7 +259,9 @@ func (d *DB) replyConfirmedIf(confirm bool, e *epoch, s *Session, r *sessionRequ
 // restsOnState reports whether an error could be another one on another state.
 func restsOnState(err error) bool {
 	var se *sqlite.Error
-	return errors.As(err, &se)
+	var big *TooLargeError
+	var no *RefusedError
+	return errors.As(err, &se) || errors.As(err, &big) || errors.As(err, &no)
 }
 
 // replaySessionStatement runs the i-th recorded statement of a session, as it ran first.
