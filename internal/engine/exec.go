@@ -180,7 +180,8 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 	p.lenient, p.defers = x.policy.session && x.policy.reader, f.deferred
 	if strings.TrimSpace(tail) == "" {
 		tail = ""
-		if !held && !f.pragma { // some pragmas act while they are compiled
+		// Some pragmas act while they are compiled, and savepoints are for sessions only.
+		if !held && !f.pragma && p.kind != kindSavepoint {
 			x.keep(p, sql)
 		}
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -31,4 +32,23 @@ func TestHazard06StatisticsWithinASessionAreThoseOfTheFile(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What was compiled to be repeated, without being judged, is judged where it comes anew.
+func TestSavepointOfASessionIsStillRefusedElsewhere(t *testing.T) {
+	bothWays(t, 1, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a)")
+		x := g.beginTx()
+		x.must("SAVEPOINT a")
+		x.must("INSERT INTO t VALUES(1)")
+		x.must("RELEASE a")
+		x.must("INSERT INTO t VALUES(2)")
+		x.mustCommit()
+		var refused *RefusedError
+		for _, sql := range []string{"SAVEPOINT a", "RELEASE a"} {
+			if _, err := g.exec(sql); !errors.As(err, &refused) {
+				t.Errorf("%s as a write of its own: %v", sql, err)
+			}
+		}
+	})
 }
