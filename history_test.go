@@ -213,7 +213,7 @@ func (c *checker) happened(i int) bool {
 }
 
 // orderVersions draws what the orders of the lists say of their writers and readers. What was
-// appended and never read comes after all that was.
+// appended and never read comes after all that its readers did see.
 func (c *checker) orderVersions() {
 	unread := map[int][]int{} // writers, by list
 	placed := map[listValue]bool{}
@@ -228,13 +228,6 @@ func (c *checker) orderVersions() {
 	for v, from := range c.from {
 		if !placed[v] && c.happened(from.txn) {
 			unread[v.key] = append(unread[v.key], from.txn)
-		}
-	}
-	for key, writers := range unread {
-		if order := c.orders[key]; len(order) > 0 {
-			for _, w := range writers {
-				c.graph.add(c.from[listValue{key, order[len(order)-1]}].txn, w, edgeWW)
-			}
 		}
 	}
 	for _, r := range c.outside {

@@ -144,7 +144,7 @@ func (d *DB) workBetweenEpochs() bool {
 	case d.leading.Load() == 0:
 		d.failSessions(ErrNotLeading)
 		d.failAll(d.takeUnits(), ErrNotLeading)
-	case d.holder == nil:
+	case d.holder == nil, d.passParked.Load():
 		d.runEpoch(d.takeUnits())
 	case d.sessionNeedsEpoch(d.holder, time.Now()):
 		d.runEpoch(nil)
