@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -97,6 +98,7 @@ func (d *DB) repeatSession(s *Session) error {
 			return fmt.Errorf("statement %q returned other rows", abbreviate(s.done[i].SQL))
 		}
 	}
+	durable.CrashPoint("session.resumed")
 	return nil
 }
 
@@ -152,6 +154,7 @@ func (d *DB) park(e *epoch, s *Session) bool {
 	}
 	s.live = false
 	if !d.w.Autocommit() && d.undoUnit() == nil || d.rebuild(e) {
+		durable.CrashPoint("session.parked")
 		return true
 	}
 	d.undoEpoch(e, nil)
@@ -455,6 +458,7 @@ func (d *DB) runSession(e *epoch, s *Session, r *sessionRequest) (fate sessionFa
 		}
 		return d.failedStatement(e, s, r, why, err)
 	}
+	durable.CrashPoint("session.ran")
 	d.reply(s, r, nil)
 	return sessionEnded, false
 }
@@ -766,5 +770,6 @@ func (d *DB) commitSession(e *epoch, s *Session, r *sessionRequest) (sessionFate
 	e.good++
 	e.time = max(e.time, u.time)
 	e.bytes += s.bytes
+	durable.CrashPoint("session.committing")
 	return sessionEnded, true
 }
