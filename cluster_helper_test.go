@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -75,10 +76,16 @@ func prompt(t *testing.T, what string, most time.Duration, f func()) {
 	}
 }
 
+// seedFlag gives a randomised test the seed that it printed.
+var seedFlag = flag.Uint64("seed", 0, "seed of the randomised tests, 0 takes a new one each time")
+
 // random prints its seed.
 func random(t *testing.T) *rand.Rand {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := *seedFlag
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("seed %d: go test -run '^%s$' -seed %d", seed, t.Name(), seed)
 	return rand.New(rand.NewPCG(seed, 0))
 }
 

@@ -42,6 +42,8 @@ const (
 	crashBehind crashKind = "behind"
 	// crashLeader leads a cluster of three.
 	crashLeader crashKind = "leader"
+	// crashTx leads a cluster of three on which interactive transactions run.
+	crashTx crashKind = "transactions"
 )
 
 // crashPlan says when a process is killed: the nth time that it passes the point.
@@ -54,8 +56,8 @@ type crashPlan struct {
 var crashPlans = map[string][]crashPlan{
 	"bootstrap.before-formed":        {{crashAlone, []int{1}}},
 	"checkpoint.after-passive":       {{crashBig, []int{1}}},
-	"commit.after":                   {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}},
-	"commit.before":                  {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}},
+	"commit.after":                   {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}, {crashTx, []int{9}}},
+	"commit.before":                  {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}, {crashTx, []int{9}}},
 	"apply.before-commit":            {{crashReplay, []int{1}}, {crashFollower, []int{1, 4}}, {crashBehind, []int{1}}},
 	"apply.after-commit":             {{crashReplay, []int{1}}, {crashFollower, []int{1, 4}}, {crashBehind, []int{1}}},
 	"create.before-rename":           {{crashAlone, []int{1, 2}}},
@@ -73,7 +75,11 @@ var crashPlans = map[string][]crashPlan{
 	"logstore.append.before":         {{crashAlone, []int{1, 2, 12}}, {crashFollower, []int{1, 3}}, {crashBehind, []int{1}}},
 	"logstore.compact.chunk":         {{crashAlone, []int{1, 2}}},
 	"logstore.create":                {{crashAlone, []int{1}}},
-	"propose.before":                 {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}},
+	"propose.before":                 {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}, {crashTx, []int{9}}},
+	"session.committing":             {{crashTx, []int{1, 10}}},
+	"session.parked":                 {{crashTx, []int{1, 4}}},
+	"session.ran":                    {{crashTx, []int{1, 25}}},
+	"session.resumed":                {{crashTx, []int{1, 4}}},
 	"snapshot.persist.before":        {{crashAlone, []int{1}}},
 	"snapshot.publish.after-rename":  {{crashAlone, []int{1, 2}}},
 	"snapshot.publish.before-rename": {{crashAlone, []int{1, 2}}},
@@ -124,9 +130,10 @@ type crashRun struct {
 	Table                   bool // make it
 	Writer                  int  // number of the first writer
 	Writers                 int
-	Rows                    int // of each writer
-	Pad                     int // bytes of each row
-	SnapshotEvery           int // rows of the first writer
+	Rows                    int  // of each writer
+	Pad                     int  // bytes of each row
+	SnapshotEvery           int  // rows of the first writer
+	Transactions            bool // rows are written by interactive transactions, in two halves
 }
 
 const (
@@ -183,10 +190,14 @@ func crashChild(told string) error {
 			return err
 		}
 	}
+	write := crashWriter
+	if r.Transactions {
+		write = crashTxWriter
+	}
 	errs := make([]error, r.Writers)
 	var wg sync.WaitGroup
 	for w := range r.Writers {
-		wg.Go(func() { errs[w] = crashWriter(ctx, n, r, w) })
+		wg.Go(func() { errs[w] = write(ctx, n, r, w) })
 	}
 	wg.Wait()
 	return errors.Join(append(errs, n.Close())...)

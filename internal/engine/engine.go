@@ -174,6 +174,8 @@ type DB struct {
 	failCommit atomic.Bool
 	// cutEach parks the session between any two of its statements: for tests.
 	cutEach atomic.Bool
+	// passParked lets units run while a session is parked, a mistake: for tests of tests.
+	passParked atomic.Bool
 
 	waitMu  sync.Mutex
 	waiters []markWaiter

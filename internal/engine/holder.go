@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -117,6 +118,7 @@ func (d *DB) repeatSession(s *Session) error {
 			return fmt.Errorf("statement %q returned other rows", abbreviate(s.done[i].SQL))
 		}
 	}
+	durable.CrashPoint("session.resumed")
 	return nil
 }
 
@@ -127,6 +129,7 @@ func (d *DB) park(e *epoch, s *Session) bool {
 	}
 	s.live = false
 	if !d.w.Autocommit() && d.undoUnit() == nil || d.rebuild(e) {
+		durable.CrashPoint("session.parked")
 		return true
 	}
 	d.undoEpoch(e, nil)
@@ -438,5 +441,6 @@ func (d *DB) commitSession(e *epoch, s *Session, r *sessionRequest) (sessionFate
 	e.good++
 	e.time = max(e.time, u.time)
 	e.bytes += s.bytes
+	durable.CrashPoint("session.committing")
 	return sessionEnded, true
 }

@@ -152,6 +152,8 @@ func (d *DB) workBetweenEpochs() bool {
 		if units := d.nextUnits(); len(units) > 0 || d.sessionsWait() {
 			d.runEpoch(units)
 		}
+	case d.passParked.Load():
+		d.runEpoch(d.takeUnits())
 	case d.sessionNeedsEpoch(d.holder, time.Now()):
 		d.runEpoch(nil)
 	default:

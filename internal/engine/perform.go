@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -26,6 +27,7 @@ func (d *DB) runSession(e *epoch, s *Session, r *sessionRequest) (fate sessionFa
 		}
 		return d.failedStatement(e, s, r, why, err)
 	}
+	durable.CrashPoint("session.ran")
 	d.reply(s, r, nil)
 	return sessionEnded, false
 }

@@ -23,7 +23,7 @@ func frames(units []wire.Unit) (sizes []int) {
 		}
 	}
 	for len(s.queue) > 0 {
-		sizes = append(sizes, len(s.take(nil)))
+		sizes = append(sizes, len(s.take(nil, nil)))
 		clear(s.unanswered)
 	}
 	return sizes
@@ -255,5 +255,34 @@ func TestCloseEndsWhatWaits(t *testing.T) {
 			}
 		}
 		synctest.Wait()
+	})
+}
+
+// A stream may end between being opened and being used. What was about to be sent on it waits for the next one: it is
+// not among what the stream's end was told to, and would wait for ever.
+func TestStreamThatEndsAtOnceLosesNoWrite(t *testing.T) {
+	run(t, func(t *testing.T, w *world) {
+		s := newSender(&w.cfg, "leader")
+		o, err := s.enqueue("a", unit("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		(<-w.opened).close()
+		synctest.Wait() // its end was noticed
+		if b := s.take(st, nil); b != nil {
+			t.Errorf("%d bytes would be sent on a stream that has ended", len(b))
+		}
+		w.cfg.Group.Go("sender", s.run)
+		s.rouse()
+		there := <-w.opened
+		tag, _ := there.next(t)
+		there.answer(tag)
+		if r := <-o.done; r.err != nil || r.result.Result.LastInsertID != int64(tag) {
+			t.Errorf("got %+v", r)
+		}
 	})
 }

@@ -98,7 +98,7 @@ func (s *sender) run(ctx context.Context) {
 			}
 			runtime.Gosched() // let those who were just answered queue up
 			if buf = s.takeCanceled(buf[:0]); len(buf) == 0 {
-				buf = s.take(buf)
+				buf = s.take(st, buf)
 			}
 			if len(buf) == 0 {
 				break
@@ -150,11 +150,12 @@ func (s *sender) open(ctx context.Context) (Stream, error) {
 	return st, nil
 }
 
-// take makes a frame of what waits for one database.
-func (s *sender) take(buf []byte) []byte {
+// take makes a frame of what waits for one database. Of a stream that has ended meanwhile it makes none: its end has been told to all that
+// was sent on it, and nobody would tell of it again.
+func (s *sender) take(st Stream, buf []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.queue) == 0 || len(s.unanswered) >= maxUnanswered {
+	if s.stream != st || len(s.queue) == 0 || len(s.unanswered) >= maxUnanswered {
 		return nil
 	}
 	req := wire.WriteRequest{DB: s.queue[0].db}
