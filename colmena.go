@@ -311,7 +311,7 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 		}
 	}
 	// A start that was cut short may have left a part of this; it is empty of data.
-	exists, err := raft.HasExistingState(n.store.Log(), n.store.Stable(), n.snaps)
+	exists, err := raft.HasExistingState(n.store, n.store, n.snaps)
 	if err != nil {
 		return err
 	}
@@ -326,7 +326,7 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 		}
 	}
 	if last == 0 {
-		err := raft.BootstrapCluster(conf, n.store.Log(), n.store.Stable(), n.snaps, n.raftNet, raft.Configuration{Servers: []raft.Server{{
+		err := raft.BootstrapCluster(conf, n.store, n.store, n.snaps, n.raftNet, raft.Configuration{Servers: []raft.Server{{
 			ID: conf.LocalID, Address: raft.ServerAddress(n.id.NodeID)}}})
 		if err != nil {
 			return fmt.Errorf("colmena: bootstrap: %w", err)

@@ -88,3 +88,20 @@ func TestHazard19LogIsKeptWhileACopyIsOut(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A log that cannot be read ends raft's goroutines, and no caller's.
+func TestLogThatCannotBeReadEndsNoCaller(t *testing.T) {
+	n := alone(t)
+	if err := n.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	returned := make(chan bool, 1)
+	go func() {
+		ok := false
+		defer func() { returned <- ok }()
+		ok = !n.noCommands(999, 999)
+	}()
+	if !<-returned {
+		t.Error("the caller's goroutine has ended, or the entry counts as none")
+	}
+}

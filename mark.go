@@ -60,7 +60,7 @@ func (n *Node) delivered(index uint64) {
 func (n *Node) noCommands(first, last uint64) bool {
 	for i := first; i <= last; i++ {
 		var l raft.Log
-		switch err := n.store.Log().GetLog(i, &l); {
+		switch err := n.store.GetLog(i, &l); {
 		case errors.Is(err, raft.ErrLogNotFound):
 		case err != nil || l.Type == raft.LogCommand:
 			return false
