@@ -22,13 +22,13 @@ func (n *Node) newOutbox() *outbox.Outbox {
 		Open: func(ctx context.Context, node string) (outbox.Stream, error) {
 			return n.client.Open(ctx, node, methodWrite)
 		},
-		Group: n.group, Deposed: n.anotherLeads, Watch: n.stateWatch, Done: n.done, Closed: ErrClosed,
+		Group: n.group, Deposed: n.anotherLeads, Watch: n.lead.Watch, Done: n.done, Closed: ErrClosed,
 	})
 }
 
 // anotherLeads reports whether a node other than id is known to lead.
 func (n *Node) anotherLeads(id string) bool {
-	now, _, ok := n.leader()
+	now, _, ok := n.lead.Leader()
 	return ok && now != id
 }
 

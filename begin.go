@@ -15,10 +15,10 @@ import (
 // nothing has happened, so another leader is asked as often as need be.
 func (n *Node) beginInteractive(ctx context.Context, db string, o engine.SessionOptions) (interactive.Tx, error) {
 	o.Label = fmt.Sprintf("node %q", n.id.NodeID)
-	by := n.leaderDeadline()
+	by := n.lead.Deadline()
 	for {
-		watch := n.stateWatch()
-		leader, local, err := n.awaitLeader(ctx, by)
+		watch := n.lead.Watch()
+		leader, local, err := n.lead.Await(ctx, by)
 		if err != nil {
 			return nil, n.notBegunTx(ctx, err, nil)
 		}
@@ -36,7 +36,7 @@ func (n *Node) beginInteractive(ctx context.Context, db string, o engine.Session
 		case !again(err):
 			return nil, decided(err)
 		}
-		if pauseErr := n.pause(ctx, watch, by); pauseErr != nil {
+		if pauseErr := n.lead.Pause(ctx, watch, by); pauseErr != nil {
 			return nil, n.notBegunTx(ctx, pauseErr, err)
 		}
 	}
@@ -88,7 +88,7 @@ func (n *Node) beginThere(ctx context.Context, leader, db string, o engine.Sessi
 // serveTx is the leader's end of a transaction of another node.
 func (n *Node) serveTx(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
 	return interactive.Serve(ctx, st, func(ctx context.Context, req *wire.SessionRequest) (interactive.Tx, error) {
-		if n.leading.Load() == 0 {
+		if !n.lead.Leading() {
 			return nil, engine.ErrNotLeading
 		}
 		return n.beginHere(ctx, req.DB, engine.SessionOptions{Label: req.Label,

@@ -268,7 +268,12 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-const minKeyBytes = 16
+const (
+	minKeyBytes = 16
+	// raftTrailingLogs is how many entries before a snapshot are kept for followers
+	// that lag; Config.trailingLogs is what tests set instead.
+	raftTrailingLogs = 10240
+)
 
 func (c *Config) checkAddresses(bad func(string, ...any)) {
 	if c.Bind == "" {

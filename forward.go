@@ -38,7 +38,7 @@ func (n *Node) registerMethods() {
 	member := func(h rpc.Handler) rpc.Handler {
 		return insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
 			// Only the leader is sure to know who is a member now.
-			if n.leading.Load() != 0 && !n.members.IsMember(peer) {
+			if n.lead.Leading() && !n.members.IsMember(peer) {
 				return &wire.Error{Code: wire.ErrRefused, Msg: "a call of node " + peer.NodeID, Detail: "it is no member of the cluster, or was replaced: start it with Join"}
 			}
 			return h(ctx, peer, st)
@@ -161,10 +161,10 @@ type forwarded struct {
 }
 
 func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, error) {
-	deadline := n.leaderDeadline()
+	deadline := n.lead.Deadline()
 	for {
-		watch := n.stateWatch()
-		leader, local, err := n.awaitLeader(ctx, deadline)
+		watch := n.lead.Watch()
+		leader, local, err := n.lead.Await(ctx, deadline)
 		if err != nil {
 			return nil, notApplied(noLeader(ctx, err), "forward %q: %v", name, err)
 		}
@@ -186,7 +186,7 @@ func (n *Node) forward(ctx context.Context, name string, body []byte) ([]byte, e
 		default:
 			return nil, userError(err)
 		}
-		if err := n.pause(ctx, watch, deadline); err != nil {
+		if err := n.lead.Pause(ctx, watch, deadline); err != nil {
 			return nil, notApplied(noLeader(ctx, err), "forward %q: %v", name, err)
 		}
 	}
@@ -226,7 +226,7 @@ func (n *Node) serveForward(ctx context.Context, b []byte) ([]byte, error) {
 
 // runHandler runs a handler on this node, under a context that ends with leadership.
 func (n *Node) runHandler(ctx context.Context, name string, body []byte) (out []byte, err error) {
-	term := n.leading.Load()
+	term := n.lead.Term()
 	if term == 0 {
 		return nil, &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
 	}
@@ -239,9 +239,9 @@ func (n *Node) runHandler(ctx context.Context, name string, body []byte) (out []
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		for n.leading.Load() == term {
-			watch := n.stateWatch()
-			if n.leading.Load() != term {
+		for n.lead.Term() == term {
+			watch := n.lead.Watch()
+			if n.lead.Term() != term {
 				break
 			}
 			select {

@@ -164,7 +164,7 @@ func (n *Node) freshenHere(ctx context.Context, db string, m readMode) error {
 		if d := n.dbs.Get(db); d != nil && d.Err() != nil {
 			return userError(d.Err()) // it will not catch up by waiting
 		}
-		if err := n.pause(ctx, n.dbs.Watch(), time.Now().Add(localPatience)); err != nil && !errors.Is(err, ErrNoLeader) {
+		if err := n.lead.Pause(ctx, n.dbs.Watch(), time.Now().Add(localPatience)); err != nil && !errors.Is(err, ErrNoLeader) {
 			return err
 		}
 	}
@@ -183,7 +183,7 @@ func (n *Node) freshen(ctx context.Context, db string, m readMode) (leader strin
 		return "", n.fresh.Prove(ctx, db, m.stale)
 	case m.level == None:
 		return "", n.fresh.AwaitOwnWrites(ctx, db)
-	case m.level == Weak && n.leading.Load() != 0:
+	case m.level == Weak && n.lead.Leading():
 		return "", n.fresh.AwaitSystem(ctx)
 	}
 	leader, err = n.fresh.Reach(ctx, db, m.level == Strong)
@@ -231,14 +231,14 @@ func (l *localRows) Close() error {
 // readThere has the leader run a query, which streams its rows. While no row is here
 // nothing is lost: when the leader cannot answer, it is found out anew who can.
 func (n *Node) readThere(ctx context.Context, leader, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
-	by := n.leaderDeadline()
+	by := n.lead.Deadline()
 	req := wire.QueryRequest{DB: db, Level: uint8(m.level), Statement: wire.Statement{SQL: sql, Args: args}, Pre: pre, HasPre: true}
 	if err := req.Check(); err != nil {
 		return nil, tooLarge(err)
 	}
 	for {
 		if leader != n.id.NodeID && n.client != nil { // otherwise this node has become the leader
-			watch := n.stateWatch()
+			watch := n.lead.Watch()
 			rows, err := n.queryThere(ctx, leader, &req)
 			if err == nil || !askAgain(err) {
 				return rows, readError(err)
@@ -249,7 +249,7 @@ func (n *Node) readThere(ctx context.Context, leader, db string, m readMode, sql
 			case n.isClosed():
 				return nil, ErrClosed
 			}
-			if n.pause(ctx, watch, by) == ErrNoLeader {
+			if n.lead.Pause(ctx, watch, by) == ErrNoLeader {
 				return nil, fmt.Errorf("%w: node %q, asked last, did not run the query: %v", ErrNoLeader, leader, err)
 			}
 		}
@@ -312,7 +312,7 @@ func (n *Node) serveQuery(ctx context.Context, _ wire.Hello, st *rpc.Stream) err
 		return err
 	}
 	level := ConsistencyLevel(req.Level)
-	if n.leading.Load() == 0 || level != Weak && level != Strong {
+	if !n.lead.Leading() || level != Weak && level != Strong {
 		return &wire.Error{Code: wire.ErrNotLeader, Msg: "this node does not lead"}
 	}
 	rows, err := n.read(ctx, req.DB, readMode{level: level}, req.Statement.SQL, req.Statement.Args, req.Pre)

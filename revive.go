@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/mentasystems/colmena/internal/catalogue"
 )
 
@@ -33,7 +31,7 @@ func (n *Node) reviveReplicas(ctx context.Context) {
 			continue
 		}
 		n.halted.Store(nil)
-		n.stateChanged()
+		n.lead.Changed()
 		n.log.Info("this node goes on")
 	}
 }
@@ -66,12 +64,5 @@ func (l deliveredLog) First() (uint64, error) { return l.n.store.FirstIndex() }
 func (l deliveredLog) Last() uint64           { return l.n.applied.Load() }
 
 func (l deliveredLog) Entry(index uint64) (term uint64, data []byte, err error) {
-	var e raft.Log
-	if err := l.n.store.GetLog(index, &e); err != nil || e.Type != raft.LogCommand {
-		return 0, nil, err
-	}
-	if e.Data == nil {
-		e.Data = []byte{} // no entry, which must be found out and not passed over
-	}
-	return e.Term, e.Data, nil
+	return l.n.raft.Entry(index)
 }

@@ -90,14 +90,14 @@ func isExpired(err error) bool {
 // writeUnit sends a unit until it is decided. sent says that some attempt may have
 // been applied. The error is the user's, but for an expired request.
 func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.UnitResult, sent bool, err error) {
-	leaderBy := n.leaderDeadline()
+	leaderBy := n.lead.Deadline()
 	caller, cancel := ctx, context.CancelFunc(func() {})
 	defer func() { cancel() }()
 	bound := n.resultBound(ctx)
 	var last error // why the attempt before failed
 	for {
-		watch := n.stateWatch()
-		leader, local, err := n.awaitLeader(ctx, leaderBy)
+		watch := n.lead.Watch()
+		leader, local, err := n.lead.Await(ctx, leaderBy)
 		if err != nil {
 			return res, sent, n.giveUp(sent, err, last)
 		}
@@ -130,7 +130,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		}
 		sent, last = sent || maybe, err
 		if maybe {
-			leaderBy = n.leaderDeadline() // there was a leader; the wait for the next one begins
+			leaderBy = n.lead.Deadline() // there was a leader; the wait for the next one begins
 		}
 		if !sent {
 			ctx = caller
@@ -138,7 +138,7 @@ func (n *Node) writeUnit(ctx context.Context, db string, u wire.Unit) (res wire.
 		if ctx.Err() != nil || n.isClosed() {
 			return res, sent, n.giveUp(sent, ctx.Err(), last)
 		}
-		if err := n.pause(ctx, watch, leaderBy); err != nil {
+		if err := n.lead.Pause(ctx, watch, leaderBy); err != nil {
 			return res, sent, n.giveUp(sent, err, last)
 		}
 	}

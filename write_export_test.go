@@ -2,7 +2,6 @@ package colmena
 
 import (
 	"context"
-	"reflect"
 
 	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -36,15 +35,4 @@ func (n *Node) QueryAt(ctx context.Context, node, sql string) (rows int, err err
 // BrokenResult is the error of a result that another node ended with an error.
 func BrokenResult(code wire.ErrorCode) error {
 	return brokenResult("other", &wire.Error{Code: code, Msg: "over there"})
-}
-
-// FutureEndsWithRaft reports whether what waits for an entry is told of raft's end.
-func (n *Node) FutureEndsWithRaft() bool {
-	f := n.raft.Barrier(0)
-	n.endWithRaft(f)
-	if err := f.Error(); err != nil {
-		return false
-	}
-	v := reflect.ValueOf(f).Elem().FieldByName("ShutdownCh")
-	return v.IsValid() && v.Interface() == any(n.raftEnded)
 }

@@ -138,9 +138,6 @@ func TestCloseLeavesNoProposal(t *testing.T) {
 			})
 		}
 		begun.Wait()
-		if !n.FutureEndsWithRaft() {
-			t.Error("a future of raft cannot be told of its end: see endWithRaft")
-		}
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}
