@@ -24,6 +24,7 @@ import (
 
 	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/consensus"
+	"github.com/mentasystems/colmena/internal/delivery"
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
@@ -35,7 +36,6 @@ import (
 	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/outbox"
-	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -70,7 +70,7 @@ type Node struct {
 	delivering sync.Mutex
 	lead       *leadership.Office // who leads, and this node's part in it
 	members    *members.Keeper
-	requests   *requestid.Source // names writes, so that each happens once
+	writes     *delivery.Service // makes each write happen once
 	outbox     *outbox.Outbox    // writes on their way to the leader
 	fresh      *freshness.Gauge  // proves how fresh this node's databases are
 	handlers   handlerSet
@@ -103,7 +103,6 @@ func New(cfg Config) (*Node, error) {
 	functions, collations := cfg.library()
 	n.library = engine.NewLibrary(functions, collations, n.lackFunction)
 	n.empty = engine.NewEmpty(n.done, n.library)
-	n.requests = requestid.New(n.registerOrigin)
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
@@ -139,7 +138,8 @@ func (n *Node) openDirectory() error {
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
 	n.lead = n.newOffice()
-	n.fresh, n.members, n.outbox, n.nudges = n.newGauge(), n.newMembers(), n.newOutbox(), n.newNudger()
+	n.fresh, n.members, n.nudges = n.newGauge(), n.newMembers(), n.newNudger()
+	n.outbox, n.writes = n.newOutbox(), n.newWrites()
 	if n.cfg.OnApply != nil {
 		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
 	}
@@ -184,7 +184,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped})
+	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped, Done: n.done, Closed: ErrClosed})
 	if err := n.dbs.Open(gens.Current(), !n.id.Formed()); err != nil {
 		return err
 	}

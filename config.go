@@ -311,7 +311,11 @@ func checkName(name string) (string, error) {
 		return DefaultDatabase, nil
 	}
 	if !dbName.MatchString(name) {
-		return "", fmt.Errorf("colmena: database name %q: a name has 1 to 64 of the characters a-z, 0-9, '_' and '-'", name)
+		return "", badName(name)
 	}
 	return name, nil
+}
+
+func badName(name string) error {
+	return fmt.Errorf("colmena: database name %q: a name has 1 to 64 of the characters a-z, 0-9, '_' and '-'", name)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/mentasystems/colmena/internal/delivery"
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -82,9 +83,6 @@ func (e *TxAbortedError) Is(target error) bool {
 
 // Unwrap returns Err.
 func (e *TxAbortedError) Unwrap() error { return e.Err }
-
-// errNeverApplied: the request whose outcome was asked for was not applied.
-var errNeverApplied = errors.New("colmena: the request was not applied")
 
 // Errors of a read.
 var (
@@ -225,10 +223,8 @@ func notApplied(cause error, format string, args ...any) error {
 	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}}
 }
 
-const unknownEnding = "; whether the write was applied is unknown"
-
 func outcomeUnknown(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + unknownEnding, []error{ErrOutcomeUnknown, cause}}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + delivery.UnknownEnding, []error{ErrOutcomeUnknown, cause}}
 }
 
 // userError makes the user's error of one that travelled or came from the engine.

@@ -36,7 +36,7 @@ func errorToWire(err error) *wire.Error {
 			w.Msg = over.Cause.Error()
 		}
 		return w
-	case errors.Is(err, engine.ErrNotFound), errors.Is(err, errNeverApplied):
+	case errors.Is(err, engine.ErrNotFound):
 		return &wire.Error{Code: wire.ErrNotFound, Msg: "the request was not applied"}
 	case errors.As(err, &nd):
 		return &wire.Error{Code: wire.ErrNonDeterministic, Offset: int32(nd.Offset), Msg: nd.Function}
@@ -122,7 +122,7 @@ func errorFromWire(e *wire.Error) error {
 	case wire.ErrTxAborted:
 		return abortedFromWire(e)
 	case wire.ErrNotFound:
-		return errNeverApplied
+		return engine.ErrNotFound // only what resolves a commit asks so
 	case wire.ErrTooLarge:
 		return &LimitError{Msg: e.Msg}
 	case wire.ErrNoHandler:

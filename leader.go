@@ -53,9 +53,7 @@ func (n *Node) readyToLead() error {
 // ensureSystem writes the first entry of a new cluster, and this node's own line.
 func (n *Node) ensureSystem(ctx context.Context) error {
 	if n.dbs.ClusterID() == "" {
-		args := wire.NewArgs(1)
-		args.Add(wire.Text(n.id.ClusterID()))
-		if _, err := n.dbs.System().Exec(ctx, wire.Unit{Statements: []wire.Statement{{SQL: catalogue.Schema, Args: args.Args()}}}); err != nil {
+		if _, err := n.dbs.System().Exec(ctx, catalogue.ClusterUnit(n.id.ClusterID())); err != nil {
 			return err
 		}
 	}

@@ -3,17 +3,8 @@ package colmena
 import (
 	"context"
 
-	"github.com/mentasystems/colmena/internal/requestid"
 	"github.com/mentasystems/colmena/internal/wire"
 )
-
-// FailRegistration has the request for a number to write under end in an unknown
-// outcome for cause.
-func (n *Node) FailRegistration(cause error) {
-	n.requests = requestid.New(func(context.Context) (uint64, error) {
-		return 0, outcomeUnknown(cause, "write: it is not known")
-	})
-}
 
 // QueryAt has a node, whether it leads or not, run a query for this one, and walks over
 // the rows.
