@@ -25,8 +25,9 @@ func (s *Service) Commit(ctx context.Context, db string, tx Tx) (mark wire.Mark,
 		}
 		res := tx.Commit(ctx, wire.RequestID(id), lowest)
 		if errors.Is(res.Err, engine.ErrUnknown) || isCode(res.Err, wire.ErrOutcomeUnknown) {
-			res.Mark, res.Err = s.resolve(ctx, db, wire.RequestID(id), lowest, res.Err)
-			res.Over = true
+			mark, err = s.resolve(ctx, db, wire.RequestID(id), lowest, res.Err)
+			s.requests.End(id)
+			return mark, true, err
 		}
 		s.requests.End(id)
 		switch {
@@ -40,14 +41,14 @@ func (s *Service) Commit(ctx context.Context, db string, tx Tx) (mark wire.Mark,
 	}
 }
 
-// resolve finds out whether a commit was applied.
+// resolve finds out whether a commit was applied. Its error is the caller's.
 func (s *Service) resolve(ctx context.Context, db string, id wire.RequestID, lowest uint64, why error) (wire.Mark, error) {
 	res, _, err := s.send(ctx, db, wire.Unit{ID: id, Lowest: lowest, Resolve: true})
 	switch {
 	case err == nil:
 		return res.Mark, nil
 	case errors.Is(err, engine.ErrNotFound):
-		return wire.Mark{}, &engine.AbortedError{Reason: engine.AbortLeader, Cause: why}
+		return wire.Mark{}, s.errs.Statement(&engine.AbortedError{Reason: engine.AbortLeader, Cause: why})
 	}
-	return wire.Mark{}, s.errs.Lost(errors.Join(err, why), "commit: %v", err)
+	return wire.Mark{}, s.errs.Lost(err, "commit: %v; asked again: %s", why, plain(err))
 }

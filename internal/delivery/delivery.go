@@ -129,7 +129,8 @@ func (s *Service) send(ctx context.Context, db string, u wire.Unit) (res wire.Un
 	caller, cancel := ctx, context.CancelFunc(func() {})
 	defer func() { cancel() }()
 	bound := s.ResultBound(ctx)
-	var last error // why the attempt before failed
+	sent = u.Resolve // what is asked for was sent before
+	var last error   // why the attempt before failed
 	for {
 		watch := s.cfg.Leaders.Watch()
 		leader, local, err := s.cfg.Leaders.Await(ctx, leaderBy)

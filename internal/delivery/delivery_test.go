@@ -192,6 +192,9 @@ func service(bound time.Duration) (*Service, *leaders) {
 				if errors.As(err, &w) {
 					return w
 				}
+				if errors.Is(err, engine.ErrNotFound) {
+					return &wire.Error{Code: wire.ErrNotFound}
+				}
 				return &wire.Error{Code: wire.ErrInternal}
 			},
 		},
@@ -505,4 +508,31 @@ func TestTransactionIsBegunWhereverTheLeaderIs(t *testing.T) {
 		time.AfterFunc(time.Millisecond, func() { close(l.done) })
 		is(t, begin(engine.ErrNotLeading), []error{errNotApplied, errClosed}, []error{errUnknown})
 	})
+}
+
+// Whatever keeps the leaders from telling what became of a commit, it may have been applied, and must not look safe to repeat.
+func TestCommitThatCannotBeLookedUpIsUnknown(t *testing.T) {
+	for _, why := range []error{codeError(wire.ErrOutcomeUnknown), fmt.Errorf("%w: node b has not answered", engine.ErrUnknown)} {
+		for _, fault := range []error{codeError(wire.ErrNotLeader), codeError(wire.ErrClosed), codeError(wire.ErrTooLarge), engine.ErrNotLeading, engine.ErrExpired,
+			rpc.ErrNotDelivered, rpc.ErrInterrupted} {
+			for _, within := range []time.Duration{300 * time.Millisecond, time.Minute} {
+				synctest.Test(t, func(t *testing.T) {
+					s, l := service(0)
+					s.origin(t)
+					l.fault = func(int, string) (bool, error) { return false, fault }
+					time.AfterFunc(2*time.Second, func() { l.set("") })
+					ctx, cancel := context.WithTimeout(t.Context(), within)
+					defer cancel()
+					_, over, err := s.Commit(ctx, "db", &transaction{results: []engine.StepResult{{Err: why, Over: true}}})
+					if !over {
+						t.Errorf("%v, then %v: not over", why, fault)
+					}
+					is(t, err, []error{errUnknown}, []error{errNotApplied})
+					if strings.Count(err.Error(), UnknownEnding) != 1 || strings.Count(err.Error(), "colmena: ") > 3 {
+						t.Error(err)
+					}
+				})
+			}
+		}
+	}
 }
