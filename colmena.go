@@ -28,6 +28,7 @@ import (
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
+	"github.com/mentasystems/colmena/internal/handlers"
 	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/leadership"
@@ -73,7 +74,7 @@ type Node struct {
 	writes     *delivery.Service // makes each write happen once
 	outbox     *outbox.Outbox    // writes on their way to the leader
 	fresh      *freshness.Gauge  // proves how fresh this node's databases are
-	handlers   handlerSet
+	handlers   *handlers.Set
 	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
 	nudges     *nudge.Nudger              // tells followers what was committed
 	count      nodeCounters
@@ -139,7 +140,7 @@ func (n *Node) openDirectory() error {
 func (n *Node) openNetwork() error {
 	n.lead = n.newOffice()
 	n.fresh, n.members, n.nudges = n.newGauge(), n.newMembers(), n.newNudger()
-	n.outbox, n.writes = n.newOutbox(), n.newWrites()
+	n.outbox, n.writes, n.handlers = n.newOutbox(), n.newWrites(), n.newHandlers()
 	if n.cfg.OnApply != nil {
 		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
 	}
