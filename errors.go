@@ -212,19 +212,20 @@ func SafeToRetry(err error) bool {
 
 // outcomeError is an error of a write that says what is known of it.
 type outcomeError struct {
-	msg string
-	is  []error
+	msg  string
+	is   []error
+	code wire.ErrorCode // that it travelled with, 0 if it was made here
 }
 
 func (e *outcomeError) Error() string   { return e.msg }
 func (e *outcomeError) Unwrap() []error { return e.is }
 
 func notApplied(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}, 0}
 }
 
 func outcomeUnknown(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + delivery.UnknownEnding, []error{ErrOutcomeUnknown, cause}}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + delivery.UnknownEnding, []error{ErrOutcomeUnknown, cause}, 0}
 }
 
 // userError makes the user's error of one that travelled or came from the engine.

@@ -14,14 +14,42 @@ import (
 // travels. Local and remote callers see the same error: both go through here.
 func errorToWire(err error) *wire.Error { return errwire.Of(err, userToWire) }
 
-// userToWire is the form of the user's errors.
+// userToWire is the form of the user's errors. What this node answers with may be one: of
+// a query that it ran for another node, say.
 func userToWire(err error) *wire.Error {
-	var user *SQLError
+	var (
+		user *SQLError
+		nd   *NonDeterministicError
+		ref  *RefusedError
+		late *FunctionNotReadyError
+		big  *LimitError
+		over *TxAbortedError
+		out  *outcomeError
+	)
+	text := strings.TrimPrefix(err.Error(), "colmena: ")
 	switch {
-	case errors.Is(err, ErrClosed):
-		return errwire.Closed()
 	case errors.As(err, &user):
 		return &wire.Error{Code: wire.ErrSQL, Primary: int32(user.Primary), Extended: int32(user.ExtendedCode), Offset: int32(user.Offset), Msg: user.Msg, SQL: errwire.Shorten(user.SQL)}
+	case errors.As(err, &nd):
+		return &wire.Error{Code: wire.ErrNonDeterministic, Offset: int32(nd.Offset), Msg: nd.Function, SQL: errwire.Shorten(nd.SQL)}
+	case errors.As(err, &ref):
+		return &wire.Error{Code: wire.ErrRefused, Msg: ref.What, Detail: ref.Advice}
+	case errors.As(err, &late):
+		return &wire.Error{Code: wire.ErrFunctionNotReady, Msg: late.Name, Detail: strings.Join(late.Missing, "\n")}
+	case errors.As(err, &big):
+		return &wire.Error{Code: wire.ErrTooLarge, Msg: big.Msg}
+	case errors.As(err, &over):
+		return abortedToWire(over)
+	case errors.As(err, &out) && out.code != 0:
+		return &wire.Error{Code: out.code, Msg: text}
+	case errors.Is(err, ErrClosed):
+		return errwire.Closed()
+	case errors.Is(err, ErrOutcomeUnknown):
+		return &wire.Error{Code: wire.ErrOutcomeUnknown, Msg: text}
+	case errors.Is(err, ErrReplicaHalted):
+		return &wire.Error{Code: wire.ErrHalted, Msg: text}
+	case errors.Is(err, ErrNoLeader):
+		return &wire.Error{Code: wire.ErrNotLeader, Msg: text}
 	}
 	return nil
 }
@@ -64,20 +92,35 @@ func errorFromWire(e *wire.Error) error {
 		return &LimitError{Msg: e.Msg}
 	}
 	if is := kinds[e.Code]; is != nil {
-		return &outcomeError{"colmena: " + e.Msg, is}
+		return &outcomeError{"colmena: " + e.Msg, is, e.Code}
 	}
 	return errors.New("colmena: " + e.Msg)
 }
 
+// abortReasons are the engine's and the user's. A changed leader is what all others mean.
+var abortReasons = map[engine.AbortReason]TxAbortReason{engine.AbortLeader: TxAbortLeader, engine.AbortIdle: TxAbortIdle, engine.AbortTime: TxAbortTime,
+	engine.AbortWait: TxAbortWait, engine.AbortStatement: TxAbortStatement, engine.AbortRepeatable: TxAbortRepeat}
+
 func abortedFromWire(e *wire.Error) error {
-	reasons := map[engine.AbortReason]TxAbortReason{engine.AbortIdle: TxAbortIdle, engine.AbortTime: TxAbortTime, engine.AbortWait: TxAbortWait,
-		engine.AbortStatement: TxAbortStatement, engine.AbortRepeatable: TxAbortRepeat}
 	a := &TxAbortedError{Reason: TxAbortLeader, Holder: e.Detail}
-	if r, ok := reasons[engine.AbortReason(e.Primary)]; ok {
+	if r, ok := abortReasons[engine.AbortReason(e.Primary)]; ok {
 		a.Reason = r
 	}
 	if e.Msg != "" {
 		a.Err = errors.New(e.Msg)
 	}
 	return a
+}
+
+func abortedToWire(a *TxAbortedError) *wire.Error {
+	w := &wire.Error{Code: wire.ErrTxAborted, Primary: int32(engine.AbortLeader), Detail: a.Holder}
+	for internal, reason := range abortReasons {
+		if reason == a.Reason {
+			w.Primary = int32(internal)
+		}
+	}
+	if a.Err != nil {
+		w.Msg = a.Err.Error()
+	}
+	return w
 }

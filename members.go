@@ -93,11 +93,11 @@ func changeError(err error) error {
 	case wire.ErrInternal:
 		return errors.New(text)
 	case wire.ErrTimeout:
-		return &outcomeError{text, []error{context.DeadlineExceeded}}
+		return &outcomeError{msg: text, is: []error{context.DeadlineExceeded}}
 	case wire.ErrCanceled:
-		return &outcomeError{text, []error{context.Canceled}}
+		return &outcomeError{msg: text, is: []error{context.Canceled}}
 	case wire.ErrClosed:
-		return &outcomeError{text, []error{ErrClosed}}
+		return &outcomeError{msg: text, is: []error{ErrClosed}}
 	}
 	return errorFromWire(w)
 }

@@ -302,7 +302,7 @@ func brokenResult(node string, err error) error {
 	if errors.As(err, &w) && !ofTheNode(w) {
 		return errorFromWire(w)
 	}
-	return &outcomeError{fmt.Sprintf("colmena: node %q ended the result before its last row: %v", node, err), []error{ErrNotApplied}}
+	return &outcomeError{msg: fmt.Sprintf("colmena: node %q ended the result before its last row: %v", node, err), is: []error{ErrNotApplied}}
 }
 
 // serveQuery runs a follower's query on the leader.

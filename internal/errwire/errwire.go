@@ -27,7 +27,7 @@ func Of(err error, user func(error) *wire.Error) *wire.Error {
 			return w
 		}
 	}
-	return &wire.Error{Code: wire.ErrInternal, Msg: err.Error()}
+	return &wire.Error{Code: wire.ErrInternal, Msg: text(err)}
 }
 
 // ofStatement is the form of what the engine says of a statement or a transaction.
@@ -98,9 +98,9 @@ func ofEnd(err error) *wire.Error {
 		}
 		return &wire.Error{Code: code, Primary: int32(se.Code), Extended: int32(se.Extended), Offset: int32(se.Offset), Msg: se.Msg, SQL: Shorten(se.SQL)}
 	case errors.Is(err, context.DeadlineExceeded):
-		return &wire.Error{Code: wire.ErrTimeout, Msg: err.Error()}
+		return &wire.Error{Code: wire.ErrTimeout, Msg: text(err)}
 	case errors.Is(err, context.Canceled):
-		return &wire.Error{Code: wire.ErrCanceled, Msg: err.Error()}
+		return &wire.Error{Code: wire.ErrCanceled, Msg: text(err)}
 	}
 	return nil
 }
@@ -112,11 +112,14 @@ func ofMembers(err error) *wire.Error {
 		membership.ErrNoQuorum: wire.ErrNoQuorum, membership.ErrNoSuccessor: wire.ErrNoSuccessor,
 	} {
 		if errors.Is(err, decided) {
-			return &wire.Error{Code: code, Msg: strings.TrimPrefix(err.Error(), "colmena: ")}
+			return &wire.Error{Code: code, Msg: text(err)}
 		}
 	}
 	return nil
 }
+
+// text is an error's, without what is put before it again where it arrives.
+func text(err error) string { return strings.TrimPrefix(err.Error(), "colmena: ") }
 
 // maxSQL is how much of a statement travels with its error.
 const maxSQL = 4096
