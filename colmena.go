@@ -37,6 +37,7 @@ import (
 	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/outbox"
+	"github.com/mentasystems/colmena/internal/reading"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -73,6 +74,7 @@ type Node struct {
 	members    *members.Keeper
 	writes     *delivery.Service // makes each write happen once
 	outbox     *outbox.Outbox    // writes on their way to the leader
+	reads      *reading.Reads    // runs queries
 	fresh      *freshness.Gauge  // proves how fresh this node's databases are
 	handlers   *handlers.Set
 	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
@@ -196,6 +198,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.CheckFiles(n.dbs.FileMark); err != nil {
 		return err
 	}
+	n.reads = n.newReads()
 	return n.dbs.RemoveStrays()
 }
 

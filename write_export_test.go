@@ -9,7 +9,7 @@ import (
 // QueryAt has a node, whether it leads or not, run a query for this one, and walks over
 // the rows.
 func (n *Node) QueryAt(ctx context.Context, node, sql string) (rows int, err error) {
-	r, err := n.readThere(ctx, node, DefaultDatabase, readMode{level: Weak}, sql, wire.NewArgs(0).Args(), wire.PreState{})
+	r, err := n.reads.There(ctx, node, DefaultDatabase, readMode{level: Weak}.asks(), sql, wire.NewArgs(0).Args(), wire.PreState{})
 	if err != nil {
 		return 0, err
 	}
