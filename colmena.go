@@ -19,7 +19,6 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/catalogue"
@@ -31,6 +30,7 @@ import (
 	"github.com/mentasystems/colmena/internal/handlers"
 	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/identity"
+	"github.com/mentasystems/colmena/internal/intake"
 	"github.com/mentasystems/colmena/internal/leadership"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
@@ -67,28 +67,22 @@ type Node struct {
 	client  *rpc.Client
 	raft    *consensus.Raft
 
-	applied atomic.Uint64 // last index handed to the databases
-	// delivering is held while entries are handed to the databases.
-	delivering sync.Mutex
-	lead       *leadership.Office // who leads, and this node's part in it
-	members    *members.Keeper
-	writes     *delivery.Service // makes each write happen once
-	outbox     *outbox.Outbox    // writes on their way to the leader
-	reads      *reading.Reads    // runs queries
-	fresh      *freshness.Gauge  // proves how fresh this node's databases are
-	handlers   *handlers.Set
-	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
-	nudges     *nudge.Nudger              // tells followers what was committed
-	count      nodeCounters
+	intake   *intake.Intake     // where committed entries go to the databases
+	lead     *leadership.Office // who leads, and this node's part in it
+	members  *members.Keeper
+	writes   *delivery.Service // makes each write happen once
+	outbox   *outbox.Outbox    // writes on their way to the leader
+	reads    *reading.Reads    // runs queries
+	fresh    *freshness.Gauge  // proves how fresh this node's databases are
+	handlers *handlers.Set
+	hooks    *hooks.Queue[appliedEntry] // nil without Config.OnApply
+	nudges   *nudge.Nudger              // tells followers what was committed
+	count    nodeCounters
 
-	halted atomic.Pointer[error]
-	// missedFrom is the first entry that did not reach its database, 0 if none. Written
-	// while delivering is held.
-	missedFrom atomic.Uint64
-	closeOnce  sync.Once
-	stopOnce   sync.Once
-	closeErr   error
-	done       chan struct{} // closed when Close begins
+	closeOnce sync.Once
+	stopOnce  sync.Once
+	closeErr  error
+	done      chan struct{} // closed when Close begins
 
 	defaultMu sync.Mutex
 	defaultDB *sql.DB
@@ -146,6 +140,7 @@ func (n *Node) openNetwork() error {
 	if n.cfg.OnApply != nil {
 		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
 	}
+	n.intake = n.newIntake()
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
@@ -235,7 +230,7 @@ func (n *Node) startRaft() error {
 		NodeID: n.id.NodeID, HeartbeatTimeout: n.cfg.HeartbeatTimeout, ElectionTimeout: n.cfg.ElectionTimeout,
 		SnapshotInterval: n.cfg.SnapshotInterval, SnapshotThreshold: n.cfg.SnapshotThreshold, TrailingLogs: n.cfg.trailingLogs,
 		Log: n.store, Snapshots: n.snaps, Logger: n.log,
-		Machine: consensus.Machine{Deliver: n.deliver, Snapshot: n.takeSnapshot, Restore: n.restore},
+		Machine: consensus.Machine{Deliver: n.intake.Deliver, Snapshot: n.takeSnapshot, Restore: n.restore},
 	}
 	if n.net != nil {
 		conf.Transport = n.net.Raft()
@@ -248,7 +243,7 @@ func (n *Node) startRaft() error {
 	if list, err := n.snaps.List(); err != nil {
 		return err
 	} else if len(list) > 0 {
-		n.applied.Store(list[0].Index)
+		n.intake.StartAt(list[0].Index)
 	}
 	if err := n.raft.Start(); err != nil {
 		return err
@@ -290,7 +285,7 @@ func (n *Node) serve() error {
 	n.group.Go("leadership", n.lead.Run)
 	n.group.Go("hooks", func(ctx context.Context) { n.hooks.Run(ctx, n.onApply) })
 	n.group.Go("nudge", n.nudges.Run)
-	n.group.Go("revive", n.reviveReplicas)
+	n.group.Go("revive", n.intake.Run)
 	if n.cfg.Setup != nil {
 		if err := n.cfg.Setup(n); err != nil {
 			return err
@@ -354,14 +349,14 @@ func (n *Node) Snapshot(ctx context.Context) error {
 
 // replicaHalted reports a database that must not go on here.
 func (n *Node) replicaHalted(name string, err error) {
-	n.halted.CompareAndSwap(nil, &err)
+	n.intake.Halt(err)
 	n.event(Event{Kind: EventReplicaHalted, DB: name, Err: err})
 	n.lead.GiveUp()
 }
 
 // logFailed is told when the log takes no more writes.
 func (n *Node) logFailed(err error) {
-	n.halted.CompareAndSwap(nil, &err)
+	n.intake.Halt(err)
 	n.log.Error("the replicated log has failed; this node stops taking part", "err", err)
 	n.event(Event{Kind: EventLogFailed, Err: err})
 	if n.net != nil {

@@ -107,7 +107,7 @@ func (n *Node) awaitReplaced(ctx context.Context, name string, index uint64) {
 func (n *Node) awaitApplied(ctx context.Context, index uint64) error {
 	for {
 		watch := n.dbs.Watch()
-		if n.applied.Load() >= index {
+		if n.intake.Applied() >= index {
 			return nil
 		}
 		tick := time.NewTimer(localPatience)

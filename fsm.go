@@ -7,70 +7,49 @@ import (
 	"io"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/intake"
 	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/snapshot"
-	"github.com/mentasystems/colmena/internal/wire"
 )
 
-// deliver is what raft hands each committed entry to. It only routes it: each database
-// has a queue and a goroutine of its own, so databases apply in parallel and a slow one
-// does not hold up the others. An entry of the system database is waited for, because
-// it decides which databases there are.
-func (n *Node) deliver(mark wire.Mark, command bool, data []byte) {
-	n.delivering.Lock()
-	defer n.delivering.Unlock()
-	if command {
-		n.route(mark, data)
-	}
-	n.delivered(mark.Index)
+// newIntake makes what committed entries go through to the databases.
+func (n *Node) newIntake() *intake.Intake {
+	return intake.New(intake.Config{
+		Route: func(incarnation uint64) (intake.Database, bool) {
+			db, known := n.dbs.Route(incarnation)
+			if db == nil {
+				return nil, known // and no nil pointer
+			}
+			return db, known
+		},
+		Shown: func(name string) bool { return !plainfile.IsHidden(name) }, Hooks: n.hooks,
+		Reload: func() error { return n.dbs.Reload() }, Changed: n.catalogueChanged, Delivered: func() { n.fresh.Delivered() },
+		GoOn: func(ctx context.Context, missed uint64) error {
+			if err := n.store.Failure(); err != nil {
+				return err
+			}
+			return n.dbs.GoOn(ctx, deliveredLog{n}, missed)
+		},
+		Stopped: func(incarnation uint64) bool {
+			d, _ := n.dbs.Route(incarnation)
+			return d != nil && d.Err() != nil
+		},
+		GoneOn: n.lead.Changed, Halted: n.replicaHalted, Done: n.done, Logger: n.log,
+	})
 }
 
-func (n *Node) route(mark wire.Mark, data []byte) {
-	inc, _, _, _, err := wire.EntryOwner(data)
-	if err != nil {
-		n.missed(mark.Index, "log", fmt.Errorf("entry %d/%d cannot be read: %w", mark.Term, mark.Index, err))
-		return
-	}
-	db, known := n.dbs.Route(inc)
-	switch {
-	case db == nil && known:
-		return // of a database that was dropped
-	case db == nil:
-		n.missed(mark.Index, "log", fmt.Errorf("entry %v belongs to database %d, which this node does not know", mark, inc))
-		return
-	}
-	if inc != 0 && !plainfile.IsHidden(db.Name()) {
-		n.hooks.Register(inc, db.Name(), mark.Index, len(data))
-	}
-	if !db.Deliver(mark, data) {
-		n.hooks.Stopped(inc)
-	}
-	if inc != 0 {
-		return
-	}
-	if err := db.Drain(context.Background()); err != nil {
-		return // halted, and reported
-	}
-	if err := n.dbs.Reload(); err != nil {
-		n.missed(mark.Index, "system", err)
-		return
-	}
-	n.catalogueChanged()
-}
+// deliveredLog is the log as far as the databases were handed it.
+type deliveredLog struct{ n *Node }
 
-// missed notes that entries from index on did not reach their databases, and halts:
-// before this node goes on they must be read from the log again. What it does not take
-// in while it closes is read again at the next start.
-func (n *Node) missed(index uint64, name string, err error) {
-	if n.isClosed() {
-		return
-	}
-	if from := n.missedFrom.Load(); from == 0 || index < from {
-		n.missedFrom.Store(index)
-	}
-	n.hooks.Skipped(index)
-	n.replicaHalted(name, err)
+var _ catalogue.Log = deliveredLog{}
+
+func (l deliveredLog) First() (uint64, error) { return l.n.store.FirstIndex() }
+func (l deliveredLog) Last() uint64           { return l.n.intake.Applied() }
+
+func (l deliveredLog) Entry(index uint64) (term uint64, data []byte, err error) {
+	return l.n.raft.Entry(index)
 }
 
 // takeSnapshot lets the log be cut. A replica that has not applied what it was given must
@@ -116,31 +95,23 @@ func (n *Node) restore(staged io.Reader) error {
 	if err != nil {
 		return err
 	}
-	n.delivering.Lock()
-	defer n.delivering.Unlock()
-	if err := n.snaps.Install(id, n.dbs.Close, func(dir string) error { return n.dbs.Open(dir, false) }); err != nil {
-		n.hooks.Closed()
-		// What the databases had not applied when they were closed is read again, if they
-		// were opened where they had been.
-		n.missed(1, "system", fmt.Errorf("a copy from the leader could not be installed: %w", err))
-		return err
-	}
-	n.halted.Store(nil)
-	n.missedFrom.Store(0) // the copy holds them
-	if list, err := n.snaps.List(); err == nil && len(list) > 0 {
-		n.applied.Store(max(n.applied.Load(), list[0].Index)) // the newest is the one installed
-	}
-	n.hooks.Installed(n.applied.Load())
-	if err := n.gens.Collect(); err != nil {
-		n.log.Warn("old generation is left behind", "err", err)
-	}
-	n.catalogueChanged()
-	return nil
+	return n.intake.Install(func() (covered uint64, err error) {
+		if err := n.snaps.Install(id, n.dbs.Close, func(dir string) error { return n.dbs.Open(dir, false) }); err != nil {
+			return 0, err
+		}
+		if list, err := n.snaps.List(); err == nil && len(list) > 0 {
+			covered = list[0].Index // the newest is the one installed
+		}
+		if err := n.gens.Collect(); err != nil {
+			n.log.Warn("old generation is left behind", "err", err)
+		}
+		return covered, nil
+	})
 }
 
 func (n *Node) haltedErr() error {
-	if e := n.halted.Load(); e != nil {
-		return fmt.Errorf("%w: %w", ErrReplicaHalted, *e)
+	if err := n.intake.Halted(); err != nil {
+		return fmt.Errorf("%w: %w", ErrReplicaHalted, err)
 	}
 	return nil
 }

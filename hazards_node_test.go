@@ -31,12 +31,10 @@ func TestHazard02StoppedReplicaTakesNoSnapshot(t *testing.T) {
 	if err := n.Snapshot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	why := errors.New("on purpose")
-	n.halted.Store(&why)
+	n.intake.Halt(errors.New("on purpose"))
 	if _, err := n.takeSnapshot(); !errors.Is(err, ErrReplicaHalted) {
 		t.Errorf("got %v", err)
 	}
-	n.halted.Store(nil)
 }
 
 func TestHazard03UnsyncedLogIsRefusedForAMember(t *testing.T) {

@@ -17,7 +17,7 @@ func (n *Node) newOffice() *leadership.Office {
 	env := leadershipEnv{n}
 	return leadership.New(leadership.Config{
 		NodeID: n.id.NodeID, Raft: env, Databases: env, Ready: n.readyToLead, Begun: n.ensureSystem,
-		Halted: func() bool { return n.halted.Load() != nil },
+		Halted: func() bool { return n.intake.Halted() != nil },
 		Won:    func(term uint64) { n.event(Event{Kind: EventLeadershipWon, Term: term}) },
 		Lost:   func(term uint64) { n.event(Event{Kind: EventLeadershipLost, Term: term}) },
 		Wait:   n.cfg.LeaderWait, Group: n.group, Done: n.done, Logger: n.log, Closed: ErrClosed, NoLeader: ErrNoLeader,
@@ -41,7 +41,7 @@ func (e leadershipEnv) Transfer(ctx context.Context, id string) error {
 
 // readyToLead tells what keeps this node from leading, though it has applied everything.
 func (n *Node) readyToLead() error {
-	if at := n.dbs.System().Mark().Index; n.missedFrom.Load() != 0 || !n.dbs.Follows(at) {
+	if at := n.dbs.System().Mark().Index; n.intake.Missing() || !n.dbs.Follows(at) {
 		return fmt.Errorf("the databases do not follow entry %d yet", at)
 	}
 	if v := n.members.WriteFormat(); v < members.FormatMin {

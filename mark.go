@@ -29,7 +29,7 @@ func (n *Node) newGauge() *freshness.Gauge {
 			Follows: func(index uint64) bool { return n.dbs.Follows(index) },
 			Watch:   func() <-chan struct{} { return n.dbs.Watch() },
 			Halted:  n.haltedErr,
-			Missing: func() bool { return n.missedFrom.Load() != 0 },
+			Missing: func() bool { return n.intake.Missing() },
 		},
 		Leadership: freshness.Leadership{
 			Term: n.lead.Term, Leader: n.lead.Leader, Watch: n.lead.Watch, Await: n.lead.Await, Pause: n.lead.Pause,
@@ -38,19 +38,13 @@ func (n *Node) newGauge() *freshness.Gauge {
 		Consensus: freshness.Consensus{
 			Term:      func() uint64 { return n.raft.Term() },
 			Committed: func() uint64 { return n.raft.Committed() },
-			Applied:   n.applied.Load, Voters: func() []string { return n.raft.Voters() },
+			Applied:   func() uint64 { return n.intake.Applied() }, Voters: func() []string { return n.raft.Voters() },
 			NoCommands: func(first, last uint64) bool { return n.raft.NoCommands(first, last) },
 		},
 		Errors:    freshness.Errors{Closed: ErrClosed, NoLeader: ErrNoLeader, Stale: ErrStale, NotCaughtUp: ErrNotCaughtUp, ToWire: errorToWire},
 		OpenMarks: open(methodMark), OpenTerms: open(methodTerm),
 		LeaderWait: n.cfg.LeaderWait, RoundWithin: n.cfg.ElectionTimeout,
 	})
-}
-
-// delivered notes that the entry at index was handed to the databases.
-func (n *Node) delivered(index uint64) {
-	n.applied.Store(index)
-	n.fresh.Delivered()
 }
 
 // serveMarks answers a follower's questions, how far this node has applied a database.

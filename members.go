@@ -180,7 +180,7 @@ func (e membersEnv) Transfer(ctx context.Context, id string) error {
 
 func (e membersEnv) Leader() (id string, local, ok bool) { return e.n.lead.Leader() }
 func (e membersEnv) Leading() bool                       { return e.n.lead.Leading() }
-func (e membersEnv) Applied() uint64                     { return e.n.applied.Load() }
+func (e membersEnv) Applied() uint64                     { return e.n.intake.Applied() }
 
 // unled gives what failed only because this node leads no more one form, for whoever
 // asked: the next leader is asked again.
