@@ -25,23 +25,8 @@ const (
 // registerMethods tells the server what this node answers. All but an entrance call
 // need a peer of this cluster.
 func (n *Node) registerMethods() {
-	insider := func(h rpc.Handler) rpc.Handler {
-		return func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
-			if own := n.id.ClusterID(); own == "" || peer.ClusterID != own {
-				return &wire.Error{Code: wire.ErrRefused, Msg: "a call from outside the cluster", Detail: "join first"}
-			}
-			return h(ctx, peer, st)
-		}
-	}
-	member := func(h rpc.Handler) rpc.Handler {
-		return insider(func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
-			// Only the leader is sure to know who is a member now.
-			if n.lead.Leading() && !n.members.IsMember(peer) {
-				return &wire.Error{Code: wire.ErrRefused, Msg: "a call of node " + peer.NodeID, Detail: "it is no member of the cluster, or was replaced: start it with Join"}
-			}
-			return h(ctx, peer, st)
-		})
-	}
+	insider := func(h rpc.Handler) rpc.Handler { return admitted(n.members.AdmitInsider, h) }
+	member := func(h rpc.Handler) rpc.Handler { return admitted(n.members.AdmitMember, h) }
 	n.server.Handle(methodWrite, member(n.serveWrites))
 	n.server.Handle(methodMark, member(n.serveMarks))
 	n.server.Handle(methodTerm, member(n.serveTerms))
@@ -54,6 +39,16 @@ func (n *Node) registerMethods() {
 		change := func(ctx context.Context, b []byte) ([]byte, error) { return nil, n.members.ServeChange(ctx, peer, b) }
 		return unary(change)(ctx, peer, st)
 	}))
+}
+
+// admitted lets a handler answer those whom admit has nothing against.
+func admitted(admit func(wire.Hello) error, h rpc.Handler) rpc.Handler {
+	return func(ctx context.Context, peer wire.Hello, st *rpc.Stream) error {
+		if err := admit(peer); err != nil {
+			return err
+		}
+		return h(ctx, peer, st)
+	}
 }
 
 // unary serves a method of one request and one response.
