@@ -12,11 +12,11 @@ import (
 // frame is on its way travel in the next one, and on the leader they gather into epochs
 // the same way. Each is answered by itself, when it is decided.
 //
-//	write.go → outbox.Send … stream … outbox.Leader → engine.DB.Submit → epoch
-//	        ←────────────── result ←───────────────── Unit.Done ←────────────
+//	internal/delivery → outbox.Send … stream … outbox.Leader → engine.DB.Submit → epoch
+//	                  ←────────────── result ←───────────────── Unit.Done ←────────────
 
 // newOutbox makes the sending end. A unit that waits for a leader that no longer leads
-// comes back to write.go, which sends it to the next one.
+// comes back to internal/delivery, which sends it to the next one.
 func (n *Node) newOutbox() *outbox.Outbox {
 	return outbox.New(outbox.Config{
 		Open: func(ctx context.Context, node string) (outbox.Stream, error) {

@@ -84,7 +84,12 @@ func newNode() *node {
 		},
 		Shown: func(name string) bool { return name != "hidden" }, Hooks: n,
 		Reload: func() error { return n.reload }, Changed: func() { n.note("changed") }, Delivered: func() {},
-		GoOn:    func(_ context.Context, missed uint64) error { n.note("go on from %d", missed); return n.goOn },
+		GoOn: func(_ context.Context, missed uint64) error {
+			n.note("go on from %d", missed)
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			return n.goOn
+		},
 		Stopped: func(uint64) bool { return false }, GoneOn: func() { n.note("gone on") },
 		Halted: func(name string, err error) { n.note("%s halted", name) },
 		Done:   n.done, Logger: slog.New(slog.DiscardHandler),
@@ -153,7 +158,9 @@ func TestEntryThatReachesNoDatabaseIsNotSkipped(t *testing.T) {
 			if !n.Missing() || n.Halted() == nil {
 				t.Error("it went on")
 			}
+			n.mu.Lock()
 			n.goOn = nil
+			n.mu.Unlock()
 			time.Sleep(3 * retry)
 			n.has(t, "go on from 5", "hooks go on at 7", "gone on")
 			if n.Missing() || n.Halted() != nil {
