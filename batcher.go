@@ -12,23 +12,23 @@ import (
 // frame is on its way travel in the next one, and on the leader they gather into epochs
 // the same way. Each is answered by itself, when it is decided.
 //
-//	write.go → outbox.Send … stream … outbox.Leader → engine.DB.Submit → epoch
-//	        ←────────────── result ←───────────────── Unit.Done ←────────────
+//	internal/delivery → outbox.Send … stream … outbox.Leader → engine.DB.Submit → epoch
+//	                  ←────────────── result ←───────────────── Unit.Done ←────────────
 
 // newOutbox makes the sending end. A unit that waits for a leader that no longer leads
-// comes back to write.go, which sends it to the next one.
+// comes back to internal/delivery, which sends it to the next one.
 func (n *Node) newOutbox() *outbox.Outbox {
 	return outbox.New(outbox.Config{
 		Open: func(ctx context.Context, node string) (outbox.Stream, error) {
 			return n.client.Open(ctx, node, methodWrite)
 		},
-		Group: n.group, Deposed: n.anotherLeads, Watch: n.stateWatch, Done: n.done, Closed: ErrClosed,
+		Group: n.group, Deposed: n.anotherLeads, Watch: n.lead.Watch, Done: n.done, Closed: ErrClosed,
 	})
 }
 
 // anotherLeads reports whether a node other than id is known to lead.
 func (n *Node) anotherLeads(id string) bool {
-	now, _, ok := n.leader()
+	now, _, ok := n.lead.Leader()
 	return ok && now != id
 }
 

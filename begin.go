@@ -2,7 +2,6 @@ package colmena
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/mentasystems/colmena/internal/engine"
@@ -11,50 +10,21 @@ import (
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
-// beginInteractive begins a transaction on the leader, wherever it is. Until it has begun
-// nothing has happened, so another leader is asked as often as need be.
-func (n *Node) beginInteractive(ctx context.Context, db string, o engine.SessionOptions) (interactive.Tx, error) {
+// beginInteractive begins a transaction on the leader, wherever it is.
+func (n *Node) beginInteractive(ctx context.Context, db string, o engine.SessionOptions) (tx interactive.Tx, err error) {
 	o.Label = fmt.Sprintf("node %q", n.id.NodeID)
-	by := n.leaderDeadline()
-	for {
-		watch := n.stateWatch()
-		leader, local, err := n.awaitLeader(ctx, by)
-		if err != nil {
-			return nil, n.notBegunTx(ctx, err, nil)
-		}
-		var tx interactive.Tx
+	err = n.writes.Begin(ctx, func(leader string, local bool) (err error) {
 		if local {
 			tx, err = n.beginHere(ctx, db, o)
 		} else {
 			tx, err = n.beginThere(ctx, leader, db, o)
 		}
-		switch {
-		case err == nil:
-			return tx, nil
-		case ctx.Err() != nil || n.isClosed():
-			return nil, n.notBegunTx(ctx, ctx.Err(), err)
-		case !again(err):
-			return nil, decided(err)
-		}
-		if pauseErr := n.pause(ctx, watch, by); pauseErr != nil {
-			return nil, n.notBegunTx(ctx, pauseErr, err)
-		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-}
-
-// notBegunTx is giveUp for a transaction.
-func (n *Node) notBegunTx(ctx context.Context, err, last error) error {
-	if ctx.Err() == nil && !n.isClosed() {
-		err = noLeader(ctx, err)
-	}
-	if n.isClosed() {
-		err = errors.Join(ErrClosed, err)
-	}
-	cause := errors.Join(err, last)
-	if last != nil {
-		return notApplied(cause, "begin: %v: %v", err, last)
-	}
-	return notApplied(cause, "begin: %v", err)
+	return tx, nil
 }
 
 func (n *Node) beginHere(ctx context.Context, db string, o engine.SessionOptions) (interactive.Tx, error) {
@@ -88,7 +58,7 @@ func (n *Node) beginThere(ctx context.Context, leader, db string, o engine.Sessi
 // serveTx is the leader's end of a transaction of another node.
 func (n *Node) serveTx(ctx context.Context, _ wire.Hello, st *rpc.Stream) error {
 	return interactive.Serve(ctx, st, func(ctx context.Context, req *wire.SessionRequest) (interactive.Tx, error) {
-		if n.leading.Load() == 0 {
+		if !n.lead.Leading() {
 			return nil, engine.ErrNotLeading
 		}
 		return n.beginHere(ctx, req.DB, engine.SessionOptions{Label: req.Label,
@@ -96,57 +66,12 @@ func (n *Node) serveTx(ctx context.Context, _ wire.Hello, st *rpc.Stream) error 
 	}, errorToWire)
 }
 
-// commitInteractive commits under a request ID. When the answer is lost, whoever leads next
-// is asked what became of it. over is false if a constraint keeps the transaction open.
+// commitInteractive commits exactly once. over is false if a constraint keeps the
+// transaction open.
 func (n *Node) commitInteractive(ctx context.Context, db string, tx interactive.Tx) (over bool, err error) {
-	for {
-		id, lowest, err := n.requests.Begin(ctx)
-		if err != nil {
-			tx.Abort()
-			return true, notBegun(err)
-		}
-		res := tx.Commit(ctx, wire.RequestID(id), lowest)
-		if errors.Is(res.Err, engine.ErrUnknown) || isWireCode(res.Err, wire.ErrOutcomeUnknown) {
-			res.Mark, res.Err = n.resolve(ctx, db, wire.RequestID(id), lowest, res.Err)
-			res.Over = true
-		}
-		n.requests.End(id)
-		switch {
-		case isExpired(res.Err) && !res.Over:
-			n.requests.Expired(id.Origin)
-			continue
-		case res.Err == nil:
-			n.fresh.Acknowledged(db, res.Mark.Index)
-			return true, nil
-		}
-		return res.Over, n.txStatementError(res.Err)
+	mark, over, err := n.writes.Commit(ctx, db, tx)
+	if err == nil {
+		n.fresh.Acknowledged(db, mark.Index)
 	}
-}
-
-// resolve finds out whether a commit was applied.
-func (n *Node) resolve(ctx context.Context, db string, id wire.RequestID, lowest uint64, why error) (wire.Mark, error) {
-	for {
-		res, _, err := n.writeUnit(ctx, db, wire.Unit{ID: id, Lowest: lowest, Resolve: true})
-		switch {
-		case err == nil:
-			return res.Mark, nil
-		case errors.Is(err, errNeverApplied):
-			return wire.Mark{}, &engine.AbortedError{Reason: engine.AbortLeader, Cause: why}
-		case errors.Is(err, ErrTxAborted) && ctx.Err() == nil && !n.isClosed():
-			continue // another transaction held the writer for too long
-		}
-		return wire.Mark{}, unresolved(err)
-	}
-}
-
-// unresolved makes the error of a commit whose outcome could not be found out. That the
-// question was not answered says nothing of the commit, so neither ErrNotApplied nor
-// ErrTxAborted must be found in it.
-func unresolved(err error) error {
-	return outcomeUnknown(causes(err, ErrClosed, ErrReplicaHalted, context.Canceled, context.DeadlineExceeded), "commit: asking what became of it: %s", inner(err))
-}
-
-func isWireCode(err error, code wire.ErrorCode) bool {
-	var w *wire.Error
-	return errors.As(err, &w) && w.Code == code
+	return over, err
 }

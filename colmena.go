@@ -19,23 +19,25 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/mentasystems/colmena/internal/catalogue"
+	"github.com/mentasystems/colmena/internal/consensus"
+	"github.com/mentasystems/colmena/internal/delivery"
 	"github.com/mentasystems/colmena/internal/durable"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
+	"github.com/mentasystems/colmena/internal/handlers"
 	"github.com/mentasystems/colmena/internal/hooks"
 	"github.com/mentasystems/colmena/internal/identity"
+	"github.com/mentasystems/colmena/internal/intake"
+	"github.com/mentasystems/colmena/internal/leadership"
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/logstore"
 	"github.com/mentasystems/colmena/internal/members"
 	"github.com/mentasystems/colmena/internal/nudge"
 	"github.com/mentasystems/colmena/internal/outbox"
-	"github.com/mentasystems/colmena/internal/requestid"
+	"github.com/mentasystems/colmena/internal/reading"
 	"github.com/mentasystems/colmena/internal/rpc"
 	"github.com/mentasystems/colmena/internal/snapshot"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -63,37 +65,24 @@ type Node struct {
 	net     *transport.Transport // nil without Bind
 	server  *rpc.Server
 	client  *rpc.Client
-	raftNet raft.Transport
-	raft    *raft.Raft
-	// raftEnded is closed when raft has shut down.
-	raftEnded chan struct{}
+	raft    *consensus.Raft
 
-	leading   atomic.Uint64 // term in which this node leads and takes writes, 0 none
-	stalled   atomic.Bool   // the log's disk hangs
-	gaveUp    time.Time     // when leadership was last handed on because of a halt; the leadership goroutine's
-	resigning atomic.Bool   // it hands leadership on, and leads no more until that has failed
-	applied   atomic.Uint64 // last index handed to the databases
-	// delivering is held while entries are handed to the databases.
-	delivering sync.Mutex
-	stateMu    sync.Mutex
-	stateCh    chan struct{} // closed and replaced when the leader, or leading, changes
-	members    *members.Keeper
-	requests   *requestid.Source // names writes, so that each happens once
-	outbox     *outbox.Outbox    // writes on their way to the leader
-	fresh      *freshness.Gauge  // proves how fresh this node's databases are
-	handlers   handlerSet
-	hooks      *hooks.Queue[appliedEntry] // nil without Config.OnApply
-	nudges     *nudge.Nudger              // tells followers what was committed
-	count      nodeCounters
+	intake   *intake.Intake     // where committed entries go to the databases
+	lead     *leadership.Office // who leads, and this node's part in it
+	members  *members.Keeper
+	writes   *delivery.Service // makes each write happen once
+	outbox   *outbox.Outbox    // writes on their way to the leader
+	reads    *reading.Reads    // runs queries
+	fresh    *freshness.Gauge  // proves how fresh this node's databases are
+	handlers *handlers.Set
+	hooks    *hooks.Queue[appliedEntry] // nil without Config.OnApply
+	nudges   *nudge.Nudger              // tells followers what was committed
+	count    nodeCounters
 
-	halted atomic.Pointer[error]
-	// missedFrom is the first entry that did not reach its database, 0 if none. Written
-	// while delivering is held.
-	missedFrom atomic.Uint64
-	closeOnce  sync.Once
-	stopOnce   sync.Once
-	closeErr   error
-	done       chan struct{} // closed when Close begins
+	closeOnce sync.Once
+	stopOnce  sync.Once
+	closeErr  error
+	done      chan struct{} // closed when Close begins
 
 	defaultMu sync.Mutex
 	defaultDB *sql.DB
@@ -107,12 +96,10 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, proposer: rand.Uint64(), group: lifecycle.NewGroup(),
-		stateCh: make(chan struct{}), done: make(chan struct{}), raftEnded: make(chan struct{})}
+		done: make(chan struct{})}
 	functions, collations := cfg.library()
 	n.library = engine.NewLibrary(functions, collations, n.lackFunction)
 	n.empty = engine.NewEmpty(n.done, n.library)
-	n.requests = requestid.New(n.registerOrigin)
-	n.outbox, n.nudges = n.newOutbox(), n.newNudger()
 	n.cleanup.Add(func() error { n.empty.Close(); return nil })
 	n.cleanup.Add(n.stopGroup)
 	if err := n.build(); err != nil {
@@ -147,14 +134,16 @@ func (n *Node) openDirectory() error {
 
 // openNetwork binds the port; nothing is accepted before serve.
 func (n *Node) openNetwork() error {
-	n.fresh, n.members = n.newGauge(), n.newMembers()
+	n.lead = n.newOffice()
+	n.fresh, n.members, n.nudges = n.newGauge(), n.newMembers(), n.newNudger()
+	n.outbox, n.writes, n.handlers = n.newOutbox(), n.newWrites(), n.newHandlers()
 	if n.cfg.OnApply != nil {
 		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
 	}
+	n.intake = n.newIntake()
 	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
-		_, n.raftNet = raft.NewInmemTransport(raft.ServerAddress(n.id.NodeID))
 		return nil
 	}
 	net, err := transport.New(transport.Config{
@@ -165,7 +154,7 @@ func (n *Node) openNetwork() error {
 	if err != nil {
 		return err
 	}
-	n.net, n.raftNet = net, net.Raft()
+	n.net = net
 	n.client = rpc.NewClient(rpc.ClientConfig{Dial: net.DialRPC, Logger: n.log})
 	n.members.Connect(n.net, n.client)
 	n.cleanup.Add(net.Close)
@@ -193,7 +182,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.Recover(); err != nil {
 		return err
 	}
-	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped})
+	n.dbs = catalogue.New(catalogue.Config{Engine: n.engineConfig, Warn: n.log.Warn, Replaced: n.hooks.Replaced, Dropped: n.hooks.Dropped, Done: n.done, Closed: ErrClosed})
 	if err := n.dbs.Open(gens.Current(), !n.id.Formed()); err != nil {
 		return err
 	}
@@ -204,6 +193,7 @@ func (n *Node) openFiles() error {
 	if err := n.snaps.CheckFiles(n.dbs.FileMark); err != nil {
 		return err
 	}
+	n.reads = n.newReads()
 	return n.dbs.RemoveStrays()
 }
 
@@ -236,63 +226,34 @@ func (n *Node) openLog() (err error) {
 }
 
 func (n *Node) startRaft() error {
-	conf := raft.DefaultConfig()
-	conf.LocalID = raft.ServerID(n.id.NodeID)
-	conf.HeartbeatTimeout, conf.ElectionTimeout = n.cfg.HeartbeatTimeout+hurry, n.cfg.ElectionTimeout+hurry
-	conf.LeaderLeaseTimeout = min(n.cfg.HeartbeatTimeout, conf.LeaderLeaseTimeout)
-	conf.CommitTimeout = raftCommitTimeout
-	conf.SnapshotInterval, conf.SnapshotThreshold = n.cfg.SnapshotInterval, n.cfg.SnapshotThreshold
-	conf.TrailingLogs = n.cfg.trailingLogs
-	conf.NoSnapshotRestoreOnStart = true // the files are the snapshot; openFiles has checked them
-	conf.Logger = transport.HCLog(n.log)
-	conf.NoLegacyTelemetry = true
-	if err := n.bootstrap(conf); err != nil {
+	conf := consensus.Config{
+		NodeID: n.id.NodeID, HeartbeatTimeout: n.cfg.HeartbeatTimeout, ElectionTimeout: n.cfg.ElectionTimeout,
+		SnapshotInterval: n.cfg.SnapshotInterval, SnapshotThreshold: n.cfg.SnapshotThreshold, TrailingLogs: n.cfg.trailingLogs,
+		Log: n.store, Snapshots: n.snaps, Logger: n.log,
+		Machine: consensus.Machine{Deliver: n.intake.Deliver, Snapshot: n.takeSnapshot, Restore: n.restore},
+	}
+	if n.net != nil {
+		conf.Transport = n.net.Raft()
+	}
+	n.raft = consensus.New(conf)
+	if err := n.bootstrap(); err != nil {
 		return err
 	}
 	// The files hold what the newest snapshot covers; raft delivers what follows.
 	if list, err := n.snaps.List(); err != nil {
 		return err
 	} else if len(list) > 0 {
-		n.applied.Store(list[0].Index)
+		n.intake.StartAt(list[0].Index)
 	}
-	err := n.store.Contain(func() (err error) {
-		n.raft, err = raft.NewRaft(conf, &fsm{n}, logstore.WithBoundary(n.store.Log(), n.snaps), n.store.Stable(), n.snaps, n.raftNet)
+	if err := n.raft.Start(); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("colmena: raft: %w", err)
 	}
 	n.cleanup.Add(n.stopRaft)
-	return n.hurryElection()
+	return nil
 }
-
-// hurryElection has a node that is its cluster's only voter stand for election at
-// once: nobody else can be the leader it would wait to hear from. raft looks at its
-// timer anew when the timeout is made shorter.
-func (n *Node) hurryElection() error {
-	servers := n.servers()
-	if len(servers) != 1 || string(servers[0].ID) != n.id.NodeID || servers[0].Suffrage != raft.Voter {
-		return nil
-	}
-	rc := n.raft.ReloadableConfig()
-	rc.HeartbeatTimeout, rc.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.ElectionTimeout
-	return n.raft.ReloadConfig(rc)
-}
-
-const (
-	// hurry is by how much timeouts are shortened for that.
-	hurry = time.Millisecond
-
-	// raftCommitTimeout is how soon an idle follower learns by itself that an entry
-	// was committed; usually the leader's nudge tells it at once.
-	raftCommitTimeout = 50 * time.Millisecond
-	// raftTrailingLogs is how many entries before a snapshot are kept for followers
-	// that lag; Config.trailingLogs is what tests set instead.
-	raftTrailingLogs = 10240
-)
 
 // bootstrap forms a cluster of this node alone, if it is asked to and there is none.
-func (n *Node) bootstrap(conf *raft.Config) error {
+func (n *Node) bootstrap() error {
 	if n.id.Formed() {
 		return nil
 	}
@@ -310,29 +271,9 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 			return err
 		}
 	}
-	// A start that was cut short may have left a part of this; it is empty of data.
-	exists, err := raft.HasExistingState(n.store.Log(), n.store.Stable(), n.snaps)
-	if err != nil {
+	if err := n.raft.Form(); err != nil {
 		return err
 	}
-	last, err := n.store.LastIndex()
-	if err != nil {
-		return err
-	}
-	if exists && last == 0 {
-		// Term 1 was stored and the configuration was not: raft would refuse to go on.
-		if err := n.store.SetUint64([]byte("CurrentTerm"), 0); err != nil {
-			return err
-		}
-	}
-	if last == 0 {
-		err := raft.BootstrapCluster(conf, n.store.Log(), n.store.Stable(), n.snaps, n.raftNet, raft.Configuration{Servers: []raft.Server{{
-			ID: conf.LocalID, Address: raft.ServerAddress(n.id.NodeID)}}})
-		if err != nil {
-			return fmt.Errorf("colmena: bootstrap: %w", err)
-		}
-	}
-	durable.CrashPoint("bootstrap.before-formed")
 	return n.id.Enter()
 }
 
@@ -340,10 +281,11 @@ func (n *Node) bootstrap(conf *raft.Config) error {
 func (n *Node) serve() error {
 	// These use everything else, so they end first.
 	n.cleanup.Add(n.stopGroup)
-	n.group.Go("leadership", n.watchLeadership)
+	n.group.Go("raft", func(ctx context.Context) { n.raft.Watch(ctx, n.lead.RaftChanged) })
+	n.group.Go("leadership", n.lead.Run)
 	n.group.Go("hooks", func(ctx context.Context) { n.hooks.Run(ctx, n.onApply) })
 	n.group.Go("nudge", n.nudges.Run)
-	n.group.Go("revive", n.reviveReplicas)
+	n.group.Go("revive", n.intake.Run)
 	if n.cfg.Setup != nil {
 		if err := n.cfg.Setup(n); err != nil {
 			return err
@@ -363,7 +305,7 @@ func (n *Node) engineConfig(name string, incarnation uint64, path string) engine
 	}
 	return engine.Config{
 		Path: path, Name: name, Incarnation: incarnation, Proposer: n.proposer,
-		Propose: n.propose, ProposalLost: proposalLost, Confirm: n.fresh.ConfirmTerm,
+		Propose: func(data []byte, done func(error)) { n.raft.Propose(data, done) }, ProposalLost: consensus.Lost, Confirm: n.fresh.ConfirmTerm,
 		Halt: func(err error) {
 			n.hooks.Stopped(incarnation)
 			n.replicaHalted(n.dbs.NameOf(incarnation, shown), err)
@@ -402,23 +344,19 @@ func (n *Node) Snapshot(ctx context.Context) error {
 	if n.isClosed() {
 		return ErrClosed
 	}
-	err := waitFuture(ctx, n.raft.Snapshot())
-	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
-		return nil
-	}
-	return err
+	return n.raft.Snapshot(ctx)
 }
 
 // replicaHalted reports a database that must not go on here.
 func (n *Node) replicaHalted(name string, err error) {
-	n.halted.CompareAndSwap(nil, &err)
+	n.intake.Halt(err)
 	n.event(Event{Kind: EventReplicaHalted, DB: name, Err: err})
-	n.group.Go("give up leadership", func(ctx context.Context) { n.giveUpLeadership(ctx) })
+	n.lead.GiveUp()
 }
 
 // logFailed is told when the log takes no more writes.
 func (n *Node) logFailed(err error) {
-	n.halted.CompareAndSwap(nil, &err)
+	n.intake.Halt(err)
 	n.log.Error("the replicated log has failed; this node stops taking part", "err", err)
 	n.event(Event{Kind: EventLogFailed, Err: err})
 	if n.net != nil {
@@ -429,9 +367,7 @@ func (n *Node) logFailed(err error) {
 // diskStalled is told when a write of the log hangs, and when it no longer does. A
 // leader whose disk hangs would keep its followers quiet with heartbeats for ever (H26).
 func (n *Node) diskStalled(d time.Duration) {
-	// While a write hangs, raft's main goroutine hangs with it and cannot find that its
-	// lease has run out: until then this node must not take itself for the leader.
-	n.stalled.Store(d > 0 && n.net != nil)
+	n.lead.Stall(d > 0 && n.net != nil)
 	if d > 0 {
 		n.log.Warn("the log's disk is stalled", "for", d)
 		n.event(Event{Kind: EventDiskStalled})
@@ -455,7 +391,7 @@ func (n *Node) isClosed() bool {
 // also when ctx ends first.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.closeOnce.Do(func() {
-		n.handOver(ctx)
+		n.lead.HandOver(ctx)
 		close(n.done)
 		n.closeDefault()
 		n.closeErr = n.cleanup.Run()
@@ -488,20 +424,11 @@ func (n *Node) stopGroup() error {
 // that is queued when it stops. A database that replays much holds it up no longer than
 // that: raft ends when its goroutine has handed over what it was about to.
 func (n *Node) stopRaft() error {
-	defer close(n.raftEnded)
 	n.dbs.StepDown()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = n.dbs.Drain(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- n.raft.Shutdown().Error() }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	n.dbs.Stop()
-	return <-ended
+	return n.raft.Stop(ctx, n.dbs.Stop)
 }
 
 func engineFingerprint() uint64 { return sqlite.Fingerprint() }

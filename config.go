@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"regexp"
 	"runtime"
 	"time"
@@ -223,7 +222,10 @@ func (c *Config) check() error {
 			bad("NodeID: %w", err)
 		}
 	}
-	c.checkAddresses(bad)
+	membership.CheckAddresses(c.Bind, c.Advertise, c.Join, bad)
+	if c.Bind != "" && c.Bootstrap && len(c.Join) > 0 {
+		bad("Bootstrap and Join exclude each other: set Bootstrap on the first node only, and Join on the others")
+	}
 	functions, collations := c.library()
 	engine.CheckLibrary(functions, collations, bad)
 	if c.AllowPlain && c.TLS == nil {
@@ -268,35 +270,12 @@ func (c *Config) check() error {
 	return errors.Join(errs...)
 }
 
-const minKeyBytes = 16
-
-func (c *Config) checkAddresses(bad func(string, ...any)) {
-	if c.Bind == "" {
-		if c.Advertise != "" {
-			bad("Advertise %q means nothing without Bind", c.Advertise)
-		}
-		if len(c.Join) > 0 {
-			bad("Join needs Bind: the cluster must be able to reach this node")
-		}
-		return
-	}
-	if _, _, err := net.SplitHostPort(c.Bind); err != nil {
-		bad("Bind %q is not host:port: %w", c.Bind, err)
-	}
-	if c.Advertise != "" {
-		if _, _, err := net.SplitHostPort(c.Advertise); err != nil {
-			bad("Advertise %q is not host:port: %w", c.Advertise, err)
-		}
-	}
-	for i, a := range c.Join {
-		if err := membership.ValidateAddr(a); err != nil {
-			bad("Join[%d]: %w", i, err)
-		}
-	}
-	if c.Bootstrap && len(c.Join) > 0 {
-		bad("Bootstrap and Join exclude each other: set Bootstrap on the first node only, and Join on the others")
-	}
-}
+const (
+	minKeyBytes = 16
+	// raftTrailingLogs is how many entries before a snapshot are kept for followers
+	// that lag; Config.trailingLogs is what tests set instead.
+	raftTrailingLogs = 10240
+)
 
 var dbName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
@@ -306,7 +285,11 @@ func checkName(name string) (string, error) {
 		return DefaultDatabase, nil
 	}
 	if !dbName.MatchString(name) {
-		return "", fmt.Errorf("colmena: database name %q: a name has 1 to 64 of the characters a-z, 0-9, '_' and '-'", name)
+		return "", badName(name)
 	}
 	return name, nil
+}
+
+func badName(name string) error {
+	return fmt.Errorf("colmena: database name %q: a name has 1 to 64 of the characters a-z, 0-9, '_' and '-'", name)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/catalogue"
 	"github.com/mentasystems/colmena/internal/plainfile"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -68,7 +69,7 @@ func (n *Node) Load(ctx context.Context, db string, r io.Reader) error {
 	}
 	l := plainfile.Loader{
 		Scratch: n.scratch(), Names: n.hiddenNames(), Library: n.library, Write: n.write, Error: readError,
-		Admit: n.admitDatabase, Replaced: n.awaitReplaced, Forget: n.fresh.Forget,
+		Admit: n.admitLoad, Replaced: n.awaitReplaced, Forget: n.fresh.Forget,
 	}
 	return l.Load(ctx, name, r)
 }
@@ -77,9 +78,17 @@ func (n *Node) hiddenNames() plainfile.Names {
 	return plainfile.Names{NodeID: n.id.NodeID, Process: uint32(n.proposer)}
 }
 
-func (n *Node) admitDatabase() error {
-	if len(n.dbs.All()) > maxDatabases {
-		return &LimitError{Msg: fmt.Sprintf("a cluster holds at most %d databases", maxDatabases)}
+// admitDatabase says no when the cluster holds all the databases that it may.
+func (n *Node) admitDatabase() *LimitError {
+	if n.dbs.Full() {
+		return &LimitError{Msg: fmt.Sprintf("a cluster holds at most %d databases", catalogue.MaxDatabases)}
+	}
+	return nil
+}
+
+func (n *Node) admitLoad() error {
+	if err := n.admitDatabase(); err != nil {
+		return err
 	}
 	return nil
 }
@@ -98,7 +107,7 @@ func (n *Node) awaitReplaced(ctx context.Context, name string, index uint64) {
 func (n *Node) awaitApplied(ctx context.Context, index uint64) error {
 	for {
 		watch := n.dbs.Watch()
-		if n.applied.Load() >= index {
+		if n.intake.Applied() >= index {
 			return nil
 		}
 		tick := time.NewTimer(localPatience)

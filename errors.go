@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/mentasystems/colmena/internal/delivery"
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
@@ -82,9 +83,6 @@ func (e *TxAbortedError) Is(target error) bool {
 
 // Unwrap returns Err.
 func (e *TxAbortedError) Unwrap() error { return e.Err }
-
-// errNeverApplied: the request whose outcome was asked for was not applied.
-var errNeverApplied = errors.New("colmena: the request was not applied")
 
 // Errors of a read.
 var (
@@ -214,21 +212,17 @@ func SafeToRetry(err error) bool {
 
 // outcomeError is an error of a write that says what is known of it.
 type outcomeError struct {
-	msg string
-	is  []error
+	msg  string
+	is   []error
+	code wire.ErrorCode // that it travelled with, 0 if it was made here
 }
 
 func (e *outcomeError) Error() string   { return e.msg }
 func (e *outcomeError) Unwrap() []error { return e.is }
 
 func notApplied(cause error, format string, args ...any) error {
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + notAppliedEnding, []error{ErrNotApplied, cause}}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}, 0}
 }
-
-const (
-	notAppliedEnding = "; the write was not applied"
-	unknownEnding    = "; whether the write was applied is unknown"
-)
 
 // outcomeUnknown keeps of its cause only what promises nothing: that the question what
 // became of a write was not answered, for want of a leader say, must not look like the
@@ -240,7 +234,7 @@ func outcomeUnknown(cause error, format string, args ...any) error {
 			is = append(is, e)
 		}
 	}
-	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + unknownEnding, is}
+	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + delivery.UnknownEnding, is, 0}
 }
 
 // userError makes the user's error of one that travelled or came from the engine. One that

@@ -24,7 +24,11 @@ func TestUnknownOutcomeStaysUnknown(t *testing.T) {
 		"another abort":  &engine.AbortedError{Reason: engine.AbortWait},
 	} {
 		for _, sent := range []bool{false, true} {
-			asked := n.giveUp(sent, noLeader(t.Context(), context.DeadlineExceeded), answer)
+			cause := errors.Join(noLeader(t.Context(), context.DeadlineExceeded), answer)
+			asked := notApplied(cause, "write: %v", cause)
+			if sent {
+				asked = outcomeUnknown(cause, "write: %v", cause)
+			}
 			err := n.txStatementError(outcomeUnknown(errors.Join(asked, engine.ErrUnknown), "commit: %v", asked))
 			if !errors.Is(err, ErrOutcomeUnknown) || SafeToRetry(err) || mayRunAgain(err) {
 				t.Errorf("%s: %v is not of unknown outcome", name, err)

@@ -2,12 +2,9 @@ package colmena
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/hashicorp/raft"
 )
 
 // alone is a node without a listener.
@@ -34,30 +31,16 @@ func TestHazard02StoppedReplicaTakesNoSnapshot(t *testing.T) {
 	if err := n.Snapshot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	why := errors.New("on purpose")
-	n.halted.Store(&why)
-	if _, err := (&fsm{n}).Snapshot(); !errors.Is(err, ErrReplicaHalted) {
+	n.intake.Halt(errors.New("on purpose"))
+	if _, err := n.takeSnapshot(); !errors.Is(err, ErrReplicaHalted) {
 		t.Errorf("got %v", err)
 	}
-	n.halted.Store(nil)
 }
 
 func TestHazard03UnsyncedLogIsRefusedForAMember(t *testing.T) {
 	_, err := New(Config{DataDir: t.TempDir(), Bind: "127.0.0.1:0", Bootstrap: true, UnsafeNoRaftLogFsync: true})
 	if err == nil || !strings.Contains(err.Error(), "UnsafeNoRaftLogFsync") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// Only what raft never took in is known not to be applied.
-func TestHazard14ErrorsOfProposals(t *testing.T) {
-	for err, lost := range map[error]bool{
-		raft.ErrNotLeader: false, raft.ErrEnqueueTimeout: false, raft.ErrLeadershipTransferInProgress: false,
-		raft.ErrLeadershipLost: true, raft.ErrRaftShutdown: true, raft.ErrAbortedByRestore: true, errors.New("disk"): true,
-	} {
-		if got := proposalLost(fmt.Errorf("x: %w", err)); got != lost {
-			t.Errorf("%v: the entry can still be committed: %v", err, got)
-		}
 	}
 }
 

@@ -83,7 +83,7 @@ type appliedEntry struct {
 // entryApplied is called after each commit by the database's goroutine. The entry is
 // given only where somebody is to be told of it.
 func (n *Node) entryApplied(incarnation uint64, mark wire.Mark, e *wire.Entry) {
-	if n.leading.Load() != 0 {
+	if n.lead.Leading() {
 		n.nudge(mark)
 	}
 	if e != nil {

@@ -26,7 +26,8 @@ func level(pkg string) int {
 	case "internal/engine", "internal/transport", "internal/rpc", "internal/logstore", "internal/snapshot", "internal/pragma", "internal/values", "internal/identity",
 		"internal/nudge":
 		return 1
-	case "internal/interactive", "internal/freshness", "internal/rowstream", "internal/outbox", "internal/catalogue", "internal/plainfile", "internal/members":
+	case "internal/interactive", "internal/freshness", "internal/rowstream", "internal/outbox", "internal/catalogue", "internal/plainfile", "internal/members",
+		"internal/consensus", "internal/leadership", "internal/delivery", "internal/handlers", "internal/errwire", "internal/reading", "internal/intake":
 		return 2
 	case ".":
 		return 3
@@ -43,7 +44,7 @@ func level(pkg string) int {
 // plain SQLite and run raft against a room.
 var confined = map[string][]string{
 	"modernc.org/":                     {"internal/sqlite", "examples/cluster"}, // the example compares with plain SQLite
-	"github.com/hashicorp/raft":        {".", "internal/logstore", "internal/snapshot", "internal/transport"},
+	"github.com/hashicorp/raft":        {"internal/consensus", "internal/logstore", "internal/snapshot", "internal/transport"},
 	"github.com/hashicorp/raft-boltdb": {"internal/logstore"},
 	"go.etcd.io/bbolt":                 {"internal/logstore"},
 	"github.com/hashicorp/yamux":       {"internal/rpc"},

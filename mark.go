@@ -2,9 +2,6 @@ package colmena
 
 import (
 	"context"
-	"errors"
-
-	"github.com/hashicorp/raft"
 
 	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/rpc"
@@ -32,41 +29,22 @@ func (n *Node) newGauge() *freshness.Gauge {
 			Follows: func(index uint64) bool { return n.dbs.Follows(index) },
 			Watch:   func() <-chan struct{} { return n.dbs.Watch() },
 			Halted:  n.haltedErr,
-			Missing: func() bool { return n.missedFrom.Load() != 0 },
+			Missing: func() bool { return n.intake.Missing() },
 		},
 		Leadership: freshness.Leadership{
-			Term: n.leading.Load, Leader: n.leader, Watch: n.stateWatch, Await: n.awaitLeader, Pause: n.pause,
+			Term: n.lead.Term, Leader: n.lead.Leader, Watch: n.lead.Watch, Await: n.lead.Await, Pause: n.lead.Pause,
 			Elsewhere: goesToLeader, Lost: noLeader,
 		},
 		Consensus: freshness.Consensus{
-			Term:      func() uint64 { return n.raft.CurrentTerm() },
-			Committed: func() uint64 { return n.raft.CommitIndex() },
-			Applied:   n.applied.Load, NoCommands: n.noCommands, Voters: n.voters,
+			Term:      func() uint64 { return n.raft.Term() },
+			Committed: func() uint64 { return n.raft.Committed() },
+			Applied:   func() uint64 { return n.intake.Applied() }, Voters: func() []string { return n.raft.Voters() },
+			NoCommands: func(first, last uint64) bool { return n.raft.NoCommands(first, last) },
 		},
 		Errors:    freshness.Errors{Closed: ErrClosed, NoLeader: ErrNoLeader, Stale: ErrStale, NotCaughtUp: ErrNotCaughtUp, ToWire: errorToWire},
 		OpenMarks: open(methodMark), OpenTerms: open(methodTerm),
 		LeaderWait: n.cfg.LeaderWait, RoundWithin: n.cfg.ElectionTimeout,
 	})
-}
-
-// delivered notes that the entry at index was handed to the databases.
-func (n *Node) delivered(index uint64) {
-	n.applied.Store(index)
-	n.fresh.Delivered()
-}
-
-// noCommands reports whether no entry from first to last is a command. What the log
-// holds no more was delivered long ago.
-func (n *Node) noCommands(first, last uint64) bool {
-	for i := first; i <= last; i++ {
-		var l raft.Log
-		switch err := n.store.Log().GetLog(i, &l); {
-		case errors.Is(err, raft.ErrLogNotFound):
-		case err != nil || l.Type == raft.LogCommand:
-			return false
-		}
-	}
-	return true
 }
 
 // serveMarks answers a follower's questions, how far this node has applied a database.

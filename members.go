@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/hashicorp/raft"
-
+	"github.com/mentasystems/colmena/internal/consensus"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/identity"
 	"github.com/mentasystems/colmena/internal/members"
@@ -94,37 +93,30 @@ func changeError(err error) error {
 	case wire.ErrInternal:
 		return errors.New(text)
 	case wire.ErrTimeout:
-		return &outcomeError{text, []error{context.DeadlineExceeded}}
+		return &outcomeError{msg: text, is: []error{context.DeadlineExceeded}}
 	case wire.ErrCanceled:
-		return &outcomeError{text, []error{context.Canceled}}
+		return &outcomeError{msg: text, is: []error{context.Canceled}}
 	case wire.ErrClosed:
-		return &outcomeError{text, []error{ErrClosed}}
+		return &outcomeError{msg: text, is: []error{ErrClosed}}
 	}
 	return errorFromWire(w)
 }
 
 // onLeader runs here if this node leads, and otherwise asks the leader. Calls are
 // idempotent, so one that got lost is made again until ctx ends or no leader is found.
-func (n *Node) onLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, string) error) error {
-	deadline := n.leaderDeadline()
-	for {
-		watch := n.stateWatch()
-		leader, local, err := n.awaitLeader(ctx, deadline)
-		if err != nil {
-			return noLeader(ctx, err)
-		}
+func (n *Node) onLeader(ctx context.Context, here func(context.Context) error, there func(context.Context, string) error) (err error) {
+	lost := n.lead.Ask(ctx, n.lead.Deadline(), func(leader string, local bool) (again bool) {
 		if local {
 			err = here(ctx)
 		} else {
 			err = there(ctx, leader)
 		}
-		if err == nil || ctx.Err() != nil || !goesToLeader(err) {
-			return err
-		}
-		if err := n.pause(ctx, watch, deadline); err != nil {
-			return noLeader(ctx, err)
-		}
+		return err != nil && ctx.Err() == nil && goesToLeader(err)
+	})
+	if lost != nil {
+		return noLeader(ctx, lost)
 	}
+	return err
 }
 
 // goesToLeader reports whether a call failed only because it did not reach the leader.
@@ -133,12 +125,7 @@ func goesToLeader(err error) bool {
 	if errors.As(err, &w) && w.Code == wire.ErrNotLeader {
 		return true
 	}
-	for _, e := range []error{ErrNoLeader, rpc.ErrNotDelivered, rpc.ErrInterrupted, raft.ErrNotLeader, raft.ErrLeadershipLost, raft.ErrLeadershipTransferInProgress} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return consensus.NotLeading(err) || errors.Is(err, ErrNoLeader) || errors.Is(err, rpc.ErrNotDelivered) || errors.Is(err, rpc.ErrInterrupted)
 }
 
 func noLeader(ctx context.Context, err error) error {
@@ -169,38 +156,31 @@ func (e membersEnv) Exec(ctx context.Context, u wire.Unit) error {
 	return unled(err)
 }
 
-func (e membersEnv) Servers() []membership.Server {
-	var out []membership.Server
-	for _, s := range e.n.servers() {
-		out = append(out, membership.Server{ID: string(s.ID), Voter: s.Suffrage == raft.Voter})
-	}
-	return out
-}
-
-// In raft's configuration a node's address is its ID (H25).
+func (e membersEnv) Servers() []membership.Server { return e.n.raft.Servers() }
 
 func (e membersEnv) AddLearner(ctx context.Context, id string) error {
-	return agreed(ctx, e.n.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
+	return unled(e.n.raft.AddLearner(ctx, id))
 }
 
 func (e membersEnv) AddVoter(ctx context.Context, id string) error {
-	return agreed(ctx, e.n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
+	return unled(e.n.raft.AddVoter(ctx, id))
 }
 
 func (e membersEnv) Demote(ctx context.Context, id string) error {
-	return agreed(ctx, e.n.raft.DemoteVoter(raft.ServerID(id), 0, 0))
+	return unled(e.n.raft.Demote(ctx, id))
 }
 
 func (e membersEnv) Remove(ctx context.Context, id string) error {
-	return agreed(ctx, e.n.raft.RemoveServer(raft.ServerID(id), 0, 0))
+	return unled(e.n.raft.Remove(ctx, id))
 }
 
-func agreed(ctx context.Context, f raft.Future) error { return unled(waitFuture(ctx, f)) }
+func (e membersEnv) Transfer(ctx context.Context, id string) error {
+	return unled(e.n.lead.Resign(ctx, id))
+}
 
-func (e membersEnv) Transfer(ctx context.Context, id string) error { return unled(e.n.resign(ctx, id)) }
-func (e membersEnv) Leader() (id string, local, ok bool)           { return e.n.leader() }
-func (e membersEnv) Leading() bool                                 { return e.n.leading.Load() != 0 }
-func (e membersEnv) Applied() uint64                               { return e.n.applied.Load() }
+func (e membersEnv) Leader() (id string, local, ok bool) { return e.n.lead.Leader() }
+func (e membersEnv) Leading() bool                       { return e.n.lead.Leading() }
+func (e membersEnv) Applied() uint64                     { return e.n.intake.Applied() }
 
 // unled gives what failed only because this node leads no more one form, for whoever
 // asked: the next leader is asked again.
@@ -218,7 +198,7 @@ func (n *Node) catalogueChanged() {
 			n.log.Warn("node.json could not be written", "err", err)
 		}
 	}
-	n.stateChanged()
+	n.lead.Changed()
 }
 
 // acceptCopy refuses a copy of another cluster before a byte of it is stored.

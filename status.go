@@ -2,7 +2,6 @@ package colmena
 
 import (
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -66,9 +65,9 @@ type FormatStatus struct{ Oldest, Newest, Writes uint16 }
 // Status returns the node's present state. It may be called after Close.
 func (n *Node) Status() Status {
 	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID(), Incarnation: n.id.Incarnation}
-	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), strings.ToLower(n.raft.State().String()), n.IsLeader(), n.raft.CurrentTerm()
-	s.Leader, _, _ = n.leader()
-	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.CommitIndex(), n.membersHere(), n.haltedErr()
+	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), n.raft.State(), n.IsLeader(), n.raft.Term()
+	s.Leader, _, _ = n.lead.Leader()
+	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.Committed(), n.membersHere(), n.haltedErr()
 	s.Format = FormatStatus{members.FormatMin, members.FormatMax, n.members.WriteFormat()}
 	switch last := n.raft.LastContact(); {
 	case s.Ready:

@@ -9,7 +9,8 @@ import (
 
 // Whether a commit was applied does not follow from why the question could not be answered.
 func TestUnresolvedCommitIsNotTakenForAborted(t *testing.T) {
-	err := unresolved(&TxAbortedError{Reason: TxAbortWait, Err: context.DeadlineExceeded})
+	aborted := &TxAbortedError{Reason: TxAbortWait, Err: context.DeadlineExceeded}
+	err := outcomeUnknown(aborted, "commit: asking what became of it: %v", aborted)
 	if errors.Is(err, ErrNotApplied) || errors.Is(err, ErrTxAborted) || !errors.Is(err, ErrOutcomeUnknown) || SafeToRetry(err) || mayRunAgain(err) {
 		t.Errorf("%v: may be run again", err)
 	}
@@ -43,6 +44,7 @@ func TestConnectionRemembersBeyondAnAbortedTransaction(t *testing.T) {
 	run("CREATE TABLE t(id INTEGER PRIMARY KEY)")
 	run("INSERT INTO t VALUES(41)")
 	run("BEGIN")
+	run("SELECT 1")
 	mustExec(t, n.DB(), "INSERT INTO t VALUES(42)") // it waits until the transaction is over
 	if _, err := conn.ExecContext(t.Context(), "SELECT 1"); !errors.Is(err, ErrTxAborted) {
 		t.Errorf("after the end of an idle transaction: %v", err)

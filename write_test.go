@@ -94,24 +94,6 @@ func TestWritesLeaveALeaderThatHangs(t *testing.T) {
 	wantNumber(t, c.Node(f), colmena.Strong, writes+1, "SELECT count(*) FROM kv")
 }
 
-// A write that was not sent because its process got no number was not applied, whatever
-// became of the request for the number.
-func TestFailedRegistrationIsNotApplied(t *testing.T) {
-	n, err := colmena.New(colmena.Config{DataDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.Close()
-	for _, cause := range []error{context.DeadlineExceeded, context.Canceled, colmena.ErrNoLeader, colmena.ErrClosed} {
-		n.FailRegistration(cause)
-		_, err = n.DB().ExecContext(limit(t), "CREATE TABLE kv(k)")
-		if !errors.Is(err, colmena.ErrNotApplied) || errors.Is(err, colmena.ErrOutcomeUnknown) || !errors.Is(err, cause) ||
-			!colmena.SafeToRetry(err) || strings.Contains(err.Error(), "whether the write was applied is unknown") {
-			t.Errorf("caused by %v: %v", cause, err)
-		}
-	}
-}
-
 // Closing while entries are being committed leaves no goroutine waiting for raft, even
 // for an entry that raft forgets.
 func TestCloseLeavesNoProposal(t *testing.T) {
@@ -138,9 +120,6 @@ func TestCloseLeavesNoProposal(t *testing.T) {
 			})
 		}
 		begun.Wait()
-		if !n.FutureEndsWithRaft() {
-			t.Error("a future of raft cannot be told of its end: see endWithRaft")
-		}
 		if err := n.Close(); err != nil {
 			t.Error(err)
 		}

@@ -47,6 +47,9 @@ type Config struct {
 	Replaced func(former, incarnation uint64, name string, index uint64)
 	// Dropped is told when a database is gone.
 	Dropped func(incarnation uint64)
+	// Done is closed when the node closes, and Closed is then the error of what waits.
+	Done   <-chan struct{}
+	Closed error
 }
 
 // Set is the set of open databases, as the system database says. The log's goroutine

@@ -276,3 +276,22 @@ func check(t *testing.T, steps []Step, err error, want string, wantErr error) {
 		t.Errorf("steps\n  %s\nwant\n  %s", strings.Join(got, "; "), want)
 	}
 }
+
+func TestAddressesOfSettings(t *testing.T) {
+	for _, tt := range []struct {
+		bind, advertise string
+		join            []string
+		want            []string // beginnings
+	}{
+		{"", "", nil, nil},
+		{"", "a:1", []string{"b:1"}, []string{`Advertise "a:1" means nothing`, "Join needs Bind"}},
+		{"0.0.0.0:0", "a:0", []string{"b:1"}, nil},
+		{"a", "b", []string{"c:1", "0.0.0.0:1", "d"}, []string{`Bind "a" is not`, `Advertise "b" is not`, "Join[1]: ", "Join[2]: "}},
+	} {
+		var got []string
+		CheckAddresses(tt.bind, tt.advertise, tt.join, func(format string, args ...any) { got = append(got, fmt.Errorf(format, args...).Error()) })
+		if !slices.EqualFunc(got, tt.want, strings.HasPrefix) {
+			t.Errorf("%q, %q, %q: %q; want %q", tt.bind, tt.advertise, tt.join, got, tt.want)
+		}
+	}
+}

@@ -71,3 +71,29 @@ func ValidateAddr(addr string) error {
 	}
 	return nil
 }
+
+// CheckAddresses reports what is wrong with where a node listens, where others dial it and whom it asks for entrance, each by the name of its setting.
+func CheckAddresses(bind, advertise string, join []string, bad func(format string, args ...any)) {
+	if bind == "" {
+		if advertise != "" {
+			bad("Advertise %q means nothing without Bind", advertise)
+		}
+		if len(join) > 0 {
+			bad("Join needs Bind: the cluster must be able to reach this node")
+		}
+		return
+	}
+	if _, _, err := net.SplitHostPort(bind); err != nil {
+		bad("Bind %q is not host:port: %w", bind, err)
+	}
+	if advertise != "" {
+		if _, _, err := net.SplitHostPort(advertise); err != nil {
+			bad("Advertise %q is not host:port: %w", advertise, err)
+		}
+	}
+	for i, a := range join {
+		if err := ValidateAddr(a); err != nil {
+			bad("Join[%d]: %w", i, err)
+		}
+	}
+}

@@ -1,0 +1,126 @@
+package leadership
+
+import (
+	"context"
+	"time"
+)
+
+// Term is the term in which this node leads and takes writes, 0 if it does not.
+func (o *Office) Term() uint64 { return o.term.Load() }
+
+// Leading reports whether this node leads and takes writes.
+func (o *Office) Leading() bool { return o.term.Load() != 0 }
+
+// Leader is where writes go now: to this node (local) or to another. ok is false while there is none.
+func (o *Office) Leader() (id string, local, ok bool) {
+	if o.Leading() {
+		return o.cfg.NodeID, true, true
+	}
+	id = o.cfg.Raft.Leader()
+	if id == "" || id == o.cfg.NodeID {
+		return "", false, false // or won and not yet ready
+	}
+	return id, false, true
+}
+
+// Changed wakes those who wait for a leader.
+func (o *Office) Changed() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// Watch returns a channel that is closed at the next change.
+func (o *Office) Watch() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.changed
+}
+
+// Deadline is until when a call that begins now waits for a leader.
+func (o *Office) Deadline() time.Time { return time.Now().Add(max(o.cfg.Wait, 0)) }
+
+// Await waits for a leader until deadline or ctx ends.
+func (o *Office) Await(ctx context.Context, deadline time.Time) (id string, local bool, err error) {
+	for {
+		watch := o.Watch()
+		if o.closed() {
+			return "", false, o.cfg.Closed
+		}
+		if id, local, ok := o.Leader(); ok {
+			return id, local, nil
+		}
+		if err := o.Pause(ctx, watch, deadline); err != nil {
+			return "", false, err
+		}
+	}
+}
+
+// Pause waits for a change, a moment, and at most until deadline.
+func (o *Office) Pause(ctx context.Context, watch <-chan struct{}, deadline time.Time) error {
+	left := time.Until(deadline)
+	if left <= 0 {
+		return o.cfg.NoLeader
+	}
+	timer := time.NewTimer(min(left, tick))
+	defer timer.Stop()
+	select {
+	case <-watch:
+	case <-timer.C:
+	case <-o.cfg.Done:
+		return o.cfg.Closed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Ask has try ask the leader, and after a pause the next one, while try says so and one is found until deadline. The error is that of a search that
+// came to an end; what became of the last try, try knows.
+func (o *Office) Ask(ctx context.Context, deadline time.Time, try func(leader string, local bool) (again bool)) error {
+	for {
+		watch := o.Watch()
+		leader, local, err := o.Await(ctx, deadline)
+		if err != nil {
+			return err
+		}
+		if !try(leader, local) {
+			return nil
+		}
+		if err := o.Pause(ctx, watch, deadline); err != nil {
+			return err
+		}
+	}
+}
+
+// During returns a context that ends with ctx, when this node leads no more in a term, and when it closes.
+func (o *Office) During(ctx context.Context, term uint64) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		for o.Term() == term {
+			watch := o.Watch()
+			if o.Term() != term {
+				return
+			}
+			select {
+			case <-watch:
+			case <-o.cfg.Done:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
+func (o *Office) closed() bool {
+	select {
+	case <-o.cfg.Done:
+		return true
+	default:
+		return false
+	}
+}
