@@ -180,7 +180,7 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 	p.lenient, p.defers = x.policy.session && x.policy.reader, f.deferred
 	if strings.TrimSpace(tail) == "" {
 		tail = ""
-		if !held && !f.pragma { // some pragmas act while they are compiled
+		if !held && !f.pragma && !st.IsExplain() { // some pragmas act while they are compiled; EXPLAIN does not see that the schema has changed
 			x.keep(p, sql)
 		}
 	}
