@@ -287,7 +287,11 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if t, ok := c.tx.(*bufferedTx); ok {
 		return t.result(), nil
 	}
-	return values.Result(c.pre), nil
+	s := c.pre
+	if sqltext.LastKind(query) == sqltext.Schema {
+		s.Changes = 0 // SQLite's own counter is stale
+	}
+	return values.Result(s), nil
 }
 
 // QueryContext implements driver.QueryerContext.
@@ -421,10 +425,15 @@ func (c *conn) write(ctx context.Context, query string, args wire.Args, rows boo
 		ForeignKeys: c.pragmas.ForeignKeys, RecursiveTriggers: c.pragmas.RecursiveTriggers, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
 		Statements: []wire.Statement{{SQL: query, Args: args}},
 	})
+	if err == nil || isSQLError(err) {
+		c.pre.LastInsertID = res.Result.LastInsertID
+		if err != nil || sqltext.LastKind(query) == sqltext.Rows {
+			c.pre.Changes = res.Result.RowsAffected
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	c.pre = wire.PreState{LastInsertID: res.Result.LastInsertID, Changes: res.Result.RowsAffected}
 	switch r := res.Result.Rows; {
 	case !rows || r == nil:
 		return values.None, nil

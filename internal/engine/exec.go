@@ -59,8 +59,8 @@ type runOptions struct {
 }
 
 // run executes a statement string to its end. All of it happened or, on an error,
-// the caller rolls back; a script stops at its first error. The outcome is that of
-// its last statement, the rows are those of the last statement that returned any.
+// the caller rolls back; a script stops at its first error. The outcome is what
+// SQLite tells after its last statement, of rows that the script changed; the rows are those of the last statement that returned any.
 func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outcome, rows *wire.Rows, err error) {
 	defer func() { x.policy.trusted = true }()
 	if !o.trusted {
@@ -79,7 +79,11 @@ func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outco
 			continue
 		}
 		var got *wire.Rows
+		changed := out.RowsAffected
 		out, got, err = x.runOne(p, args, o.rows)
+		if p.kind == kindOther {
+			out.RowsAffected = changed // it leaves SQLite's count as it is
+		}
 		x.release(p)
 		if err != nil {
 			return out, nil, err

@@ -549,6 +549,7 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 	}
 	defer func() {
 		if err != nil {
+			r.failed = &wire.PreState{LastInsertID: d.w.LastInsertRowID(), Changes: d.w.Changes()}
 			d.undoStatement(own, schema, deferred)
 		}
 	}()
@@ -649,6 +650,9 @@ func (d *DB) failedStatement(e *epoch, s *Session, r *sessionRequest, why, err e
 	}
 	if why != nil {
 		err = why
+	}
+	if r.failed != nil {
+		s.state = *r.failed
 	}
 	if stands {
 		d.replyConfirmedIf(restsOnState(err), e, s, r, err)
