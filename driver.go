@@ -223,6 +223,7 @@ type conn struct {
 	pragmas pragma.State
 	pre     wire.PreState // of the next statement: what the last write left
 	tx      transaction   // the transaction under way, nil outside
+	seen    transaction   // ... when a statement was run last
 	args    values.Encoder
 }
 
@@ -345,6 +346,7 @@ func (c *conn) runScript(ctx context.Context, query string, args []driver.NamedV
 
 // runPlain runs a string in which no transaction begins or ends.
 func (c *conn) runPlain(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (rowSource, error) {
+	c.follow()
 	kw := sqltext.Other
 	class, known := c.classes.Get(query)
 	if !known {
@@ -370,9 +372,11 @@ func (c *conn) runPlain(ctx context.Context, query string, args []driver.NamedVa
 			return nil, err
 		}
 	}
-	switch class {
-	case engine.ClassEmpty:
+	if class == engine.ClassEmpty {
 		return values.None, nil
+	}
+	c.pragmas.Deferred = false
+	switch class {
 	case engine.ClassWrite:
 		return c.write(ctx, query, a, wantRows)
 	}
