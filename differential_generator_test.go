@@ -214,16 +214,14 @@ func (g *generator) learn(st *step, err error) {
 }
 
 // flushes reports whether FTS5 may write out what it has gathered at a step.
-func (g *generator) flushes(st *step) bool {
-	return g.fts && (st.kind != stepRun || len(st.control)+len(st.failed) > 0 || st.several)
-}
+func (g *generator) flushes(st *step) bool { return g.fts && (!st.counts || st.several) }
 
 // counters makes a query for what a connection remembers of its last write.
 func (g *generator) counters() *step {
 	if g.stale {
-		return &step{rows: true, query: "SELECT last_insert_rowid()"}
+		return &step{rows: true, once: true, query: "SELECT last_insert_rowid()"}
 	}
-	return &step{rows: true, query: "SELECT changes(), last_insert_rowid()"}
+	return &step{rows: true, once: true, query: "SELECT changes(), last_insert_rowid()"}
 }
 
 func (g *generator) ended() { g.open, g.saves, g.saved = false, false, nil }

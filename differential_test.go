@@ -24,7 +24,7 @@ import (
 
 var (
 	differentialSeed    = flag.Uint64("differential.seed", 0, "seed of TestDifferential, 0 takes one at random")
-	differentialEpisode = flag.Int("differential.episode", -1, "the only episode of TestDifferential to run")
+	differentialEpisode = flag.Int("differential.episode", -1, "the only episode of TestDifferential to run; what differs is told with all that came before")
 	differentialCount   = flag.Int("differential.statements", 24_000, "statements of TestDifferential in all; a tenth of them with -short")
 )
 
@@ -309,7 +309,11 @@ func (e *episode) step(st *step) bool {
 }
 
 func (e *episode) fail(diff string) {
-	e.t.Errorf("%s: after %d statements: %s\nthe last ones:\n%s", e.name, e.count, diff, strings.Join(e.log[max(0, len(e.log)-60):], "\n"))
+	last := e.log
+	if *differentialEpisode < 0 {
+		last = last[max(0, len(last)-20):]
+	}
+	e.t.Errorf("%s: after %d statements: %s\nthe last ones:\n%s", e.name, e.count, diff, strings.Join(last, "\n"))
 }
 
 func difference(st *step, ours, plain outcome) string {
