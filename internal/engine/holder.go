@@ -122,10 +122,24 @@ func (d *DB) replaySessionStatement(st *wire.EntryStatement, seed uint64, i int)
 		return nil, false, &DivergedError{Detail: fmt.Sprintf("statement %q: rows affected and last insert ID are %v, recorded were %v", abbreviate(st.SQL), out, st.Outcome)}
 	}
 	drew = d.w.SeedUsed()
-	if !own {
-		err = d.runInternal(d.releaseStatement)
+	return rows, drew, d.statementDone(own, st.SQL)
+}
+
+// statementDone ends a statement that ran, own if it is about a savepoint of the user's.
+// SQLite tells a virtual table of a rollback only if it has written since it was
+// connected; one that was connected anew, after a statement that failed, and then read,
+// would go on with what it remembers of what was undone.
+func (d *DB) statementDone(own bool, sql string) error {
+	switch {
+	case !own:
+		return d.runInternal(d.releaseStatement)
+	case d.virtual && strings.EqualFold(sqltext.FirstWord(sql), "ROLLBACK"):
+		if err := d.resetSchema(); err != nil {
+			_ = d.runInternal(d.rollback) // it cannot stay as it is
+			return err
+		}
 	}
-	return rows, drew, err
+	return nil
 }
 
 // statementSeed is the seed of the i-th statement that a session's entry holds.
@@ -572,10 +586,8 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 		return &RefusedError{"the rowid 9223372036854775807", "after it SQLite would draw rowids at random, differently on every replica"}
 	}
 	s.drew = s.drew || d.w.SeedUsed()
-	if !own {
-		if err := d.runInternal(d.releaseStatement); err != nil {
-			return err
-		}
+	if err := d.statementDone(own, sql); err != nil {
+		return err
 	}
 	es := wire.EntryStatement{SQL: sql, Args: append(wire.Args(nil), r.stmt.Args...), Pre: s.state, HasPre: true, Outcome: out, Rows: rows != nil}
 	s.done, s.sums = append(s.done, es), append(s.sums, rowsSum(rows))
