@@ -223,6 +223,7 @@ type conn struct {
 	pragmas pragma.State
 	pre     wire.PreState // of the next statement: what the last write left
 	tx      transaction   // the transaction under way, nil outside
+	seen    transaction   // ... when a statement was run last
 	args    values.Encoder
 }
 
@@ -287,7 +288,11 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if t, ok := c.tx.(*bufferedTx); ok {
 		return t.result(), nil
 	}
-	return values.Result(c.pre), nil
+	s := c.pre
+	if sqltext.LastKind(query) == sqltext.Schema {
+		s.Changes = 0 // SQLite's own counter is stale
+	}
+	return values.Result(s), nil
 }
 
 // QueryContext implements driver.QueryerContext.
@@ -341,6 +346,7 @@ func (c *conn) runScript(ctx context.Context, query string, args []driver.NamedV
 
 // runPlain runs a string in which no transaction begins or ends.
 func (c *conn) runPlain(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (rowSource, error) {
+	c.follow()
 	kw := sqltext.Other
 	class, known := c.classes.Get(query)
 	if !known {
@@ -366,9 +372,11 @@ func (c *conn) runPlain(ctx context.Context, query string, args []driver.NamedVa
 			return nil, err
 		}
 	}
-	switch class {
-	case engine.ClassEmpty:
+	if class == engine.ClassEmpty {
 		return values.None, nil
+	}
+	c.pragmas.Deferred = false
+	switch class {
 	case engine.ClassWrite:
 		return c.write(ctx, query, a, wantRows)
 	}
@@ -421,10 +429,15 @@ func (c *conn) write(ctx context.Context, query string, args wire.Args, rows boo
 		ForeignKeys: c.pragmas.ForeignKeys, RecursiveTriggers: c.pragmas.RecursiveTriggers, Pin: c.n.pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),
 		Statements: []wire.Statement{{SQL: query, Args: args}},
 	})
+	if err == nil || isSQLError(err) {
+		c.pre.LastInsertID = res.Result.LastInsertID
+		if err != nil || sqltext.LastKind(query) == sqltext.Rows {
+			c.pre.Changes = res.Result.RowsAffected
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	c.pre = wire.PreState{LastInsertID: res.Result.LastInsertID, Changes: res.Result.RowsAffected}
 	switch r := res.Result.Rows; {
 	case !rows || r == nil:
 		return values.None, nil

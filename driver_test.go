@@ -585,3 +585,47 @@ func TestOwnTableIsNotListed(t *testing.T) {
 		}
 	}
 }
+
+// TestCountersAreSQLites compares what a connection remembers of its last write, also of
+// one that failed, outside a transaction and inside.
+func TestCountersAreSQLites(t *testing.T) {
+	ours, plain := pair(t, "CREATE TABLE t(id INTEGER PRIMARY KEY, a UNIQUE); CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
+	conns := make([]*sql.Conn, 2)
+	for i, db := range []*sql.DB{ours, plain} {
+		c, err := db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		mustExec(t, c, "PRAGMA foreign_keys=on")
+		conns[i] = c
+	}
+	state := func(c *sql.Conn, query string) string {
+		res, err := c.ExecContext(t.Context(), query)
+		told := fmt.Sprint(err)
+		if err == nil {
+			id, _ := res.LastInsertId()
+			n, _ := res.RowsAffected()
+			told = fmt.Sprint(id, n)
+		}
+		var id, n int64
+		if err := c.QueryRowContext(t.Context(), "SELECT last_insert_rowid(), changes()").Scan(&id, &n); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf("%s; then %d, %d", told, id, n)
+	}
+	script := []string{"INSERT INTO t VALUES(3, 'a'), (4, 'b')", "INSERT INTO t VALUES(7, 'c'), (8, 'd'), (9, 'a')", "UPDATE t SET a='x'", "INSERT INTO nosuch VALUES(1)", "UPDATE t SET id=id+10", "PRAGMA user_version=5",
+		"INSERT INTO t VALUES('text', 1)", "DELETE FROM t WHERE a='b'", "CREATE INDEX i ON t(a, id)", "UPDATE t SET a=a||'z'", "SELECT abs(-9223372036854775808)", "INSERT INTO t(a) VALUES(1); SELECT 1"}
+	outside := append(append([]string{}, script...), "INSERT INTO c VALUES(5)", "DROP INDEX i")
+	inside := append(append([]string{"BEGIN"}, script...), "SAVEPOINT s", "INSERT INTO t(a) VALUES(77), (78)", "ROLLBACK TO s", "INSERT INTO c VALUES(5)", "COMMIT", "ROLLBACK")
+	for _, q := range append(append(outside, "DELETE FROM t"), inside...) {
+		got, want := state(conns[0], q), state(conns[1], q)
+		if word := strings.Fields(q)[0]; word == "CREATE" || word == "DROP" { // RowsAffected of DDL is 0
+			_, got, _ = strings.Cut(got, ";")
+			_, want, _ = strings.Cut(want, ";")
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s", q, got, want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package colmena
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -55,5 +56,56 @@ func TestPragmasThatWouldPartAReplicaAreRefused(t *testing.T) {
 		if _, err := db.Exec(q); !errors.As(err, &refused) {
 			t.Errorf("%s: %v, want a RefusedError", q, err)
 		}
+	}
+}
+
+// TestPragmasInATransaction compares the pragmas that last for a transaction with SQLite's.
+func TestPragmasInATransaction(t *testing.T) {
+	ours, plain := pair(t, "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p)")
+	run := func(db *sql.DB, steps []string) (out []string) {
+		conn, err := db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		for _, q := range steps {
+			rows, err := conn.QueryContext(t.Context(), q)
+			if err != nil {
+				out = append(out, q+": "+err.Error())
+				continue
+			}
+			var v any
+			for rows.Next() {
+				if err := rows.Scan(&v); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out = append(out, fmt.Sprint(q, ": ", v, rows.Err()))
+			rows.Close()
+		}
+		return out
+	}
+	for _, steps := range [][]string{
+		{"PRAGMA foreign_keys=on", "BEGIN", "INSERT INTO c VALUES(1)", "PRAGMA defer_foreign_keys=on", "PRAGMA defer_foreign_keys", "INSERT INTO c VALUES(1)", "COMMIT", "INSERT INTO p VALUES(1)", "COMMIT", "PRAGMA defer_foreign_keys", "BEGIN", "INSERT INTO c VALUES(2)", "ROLLBACK"},
+		{"PRAGMA foreign_keys=on", "PRAGMA defer_foreign_keys=on", "BEGIN", "PRAGMA defer_foreign_keys", "INSERT INTO c VALUES(2)", "PRAGMA foreign_keys=off", "PRAGMA foreign_keys", "ROLLBACK", "PRAGMA defer_foreign_keys"},
+		{"PRAGMA defer_foreign_keys=on", "SELECT count(*) FROM p", "BEGIN", "PRAGMA defer_foreign_keys", "COMMIT"},
+		{"PRAGMA recursive_triggers=on", "BEGIN", "PRAGMA recursive_triggers", "PRAGMA recursive_triggers=on", "PRAGMA user_version=9", "PRAGMA user_version", "ROLLBACK", "PRAGMA user_version", "PRAGMA recursive_triggers=off"},
+	} {
+		got, want := run(ours, steps), run(plain, steps)
+		for i := range want {
+			if got[i] != want[i] {
+				t.Errorf("got  %s\nwant %s", got[i], want[i])
+			}
+		}
+	}
+	conn, err := ours.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	mustExec(t, conn, "BEGIN")
+	var refused *RefusedError
+	if _, err := conn.ExecContext(t.Context(), "PRAGMA recursive_triggers=on"); !errors.As(err, &refused) {
+		t.Errorf("recursive_triggers changed in a transaction: %v", err)
 	}
 }

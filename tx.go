@@ -80,6 +80,8 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 
 // begin puts the connection into a transaction.
 func (c *conn) begin(ctx context.Context, readOnly bool) (err error) {
+	c.follow()
+	defer func() { c.seen = c.tx }()
 	mode, _ := ctx.Value(txModeKey{}).(TxMode)
 	switch {
 	case readOnly || c.pragmas.QueryOnly:
@@ -89,7 +91,24 @@ func (c *conn) begin(ctx context.Context, readOnly bool) (err error) {
 	default:
 		c.tx, err = c.beginWrite(ctx)
 	}
+	if err != nil || !c.pragmas.Deferred {
+		return err
+	}
+	if t, ok := c.tx.(*writeTx); ok {
+		_, err = t.run(ctx, sqltext.Write, "PRAGMA defer_foreign_keys=on", nil, false)
+	}
+	if err != nil {
+		c.endTx()
+	}
 	return err
+}
+
+// follow notices that the transaction has ended in which the connection was.
+func (c *conn) follow() {
+	if c.seen != nil && c.seen != c.tx {
+		c.pragmas.Deferred = false
+	}
+	c.seen = c.tx
 }
 
 // endTx lets go of the transaction that the connection is in, if it is in one.

@@ -244,6 +244,10 @@ func (d *DB) runUnit(e *epoch, u *Unit) fate {
 		e.bytes += u.Req.Size() + u.Result.Size()
 		return decided
 	}
+	after := wire.Outcome{LastInsertID: d.w.LastInsertRowID(), RowsAffected: d.w.Changes()}
+	if u.ran {
+		after.RowsAffected = 0 // a statement that cannot be committed has changed nothing
+	}
 	intact := !d.w.Autocommit() && d.undoUnit() == nil
 	if why == errUrgent || !intact && !d.rebuild(e) {
 		return undone
@@ -258,6 +262,7 @@ func (d *DB) runUnit(e *epoch, u *Unit) fate {
 		err = why
 	}
 	u.failed, u.Err = true, err
+	u.Result = wire.UnitResult{Result: wire.Result{Outcome: after}}
 	d.finished(e, u)
 	return decided
 }
@@ -270,6 +275,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 	d.running = &runningUnit{canceled: &u.canceled, deadline: u.deadline, epoch: e, started: time.Now()}
 	d.x.schema, d.x.deferred = false, false
 	err = d.runStatements(u)
+	u.ran = err == nil
 	why, d.running = d.running.why, nil
 	if err == nil {
 		err = d.endUnit()

@@ -59,8 +59,8 @@ type runOptions struct {
 }
 
 // run executes a statement string to its end. All of it happened or, on an error,
-// the caller rolls back; a script stops at its first error. The outcome is that of
-// its last statement, the rows are those of the last statement that returned any.
+// the caller rolls back; a script stops at its first error. The outcome is what
+// SQLite tells after its last statement, of rows that the script changed; the rows are those of the last statement that returned any.
 func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outcome, rows *wire.Rows, err error) {
 	defer func() { x.policy.trusted = true }()
 	if !o.trusted {
@@ -79,7 +79,11 @@ func (x *executor) run(sql string, args wire.Args, o runOptions) (out wire.Outco
 			continue
 		}
 		var got *wire.Rows
+		changed := out.RowsAffected
 		out, got, err = x.runOne(p, args, o.rows)
+		if p.kind == kindOther {
+			out.RowsAffected = changed // it leaves SQLite's count as it is
+		}
 		x.release(p)
 		if err != nil {
 			return out, nil, err
@@ -180,8 +184,9 @@ func (x *executor) prepare(sql string, o runOptions) (*prepared, string, error) 
 	p.lenient, p.defers = x.policy.session && x.policy.reader, f.deferred
 	if strings.TrimSpace(tail) == "" {
 		tail = ""
-		// Some pragmas act while they are compiled, and savepoints are for sessions only.
-		if !held && !f.pragma && p.kind != kindSavepoint {
+		// Some pragmas act while they are compiled, savepoints are for sessions only, and EXPLAIN does not see that
+		// the schema has changed.
+		if !held && !f.pragma && p.kind != kindSavepoint && !st.IsExplain() {
 			x.keep(p, sql)
 		}
 	}

@@ -128,6 +128,7 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 		changed := d.x.schema
 		d.x.schema = changed || schema
 		if err != nil {
+			r.failed = &wire.PreState{LastInsertID: d.w.LastInsertRowID(), Changes: d.w.Changes()}
 			d.undoStatement(own, changed, schema, deferred)
 		}
 	}()
@@ -156,6 +157,7 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 		}
 	}
 	if err := d.readAnew(p.kind, sql, schema); err != nil {
+		_ = d.runInternal(d.rollback) // it cannot stay as it is
 		return err
 	}
 	es := wire.EntryStatement{SQL: sql, Args: append(wire.Args(nil), r.stmt.Args...), Pre: s.state, HasPre: true, Outcome: out, Rows: rows != nil}
@@ -230,6 +232,9 @@ func (d *DB) failedStatement(e *epoch, s *Session, r *sessionRequest, why, err e
 	}
 	if why != nil {
 		err = why
+	}
+	if r.failed != nil {
+		s.state = *r.failed
 	}
 	if stands {
 		d.replyConfirmedIf(restsOnState(err), e, s, r, err)

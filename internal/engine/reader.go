@@ -3,10 +3,12 @@ package engine
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
+	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -216,7 +218,7 @@ const (
 func (r *Reader) Classify(sql string) (Class, error) {
 	class := ClassEmpty
 	for rest := sql; rest != ""; {
-		p, tail, err := r.x.prepare(rest, runOptions{})
+		p, tail, err := r.prepare(rest)
 		if err != nil {
 			return class, r.wrap(err)
 		}
@@ -235,11 +237,11 @@ func (r *Reader) Classify(sql string) (Class, error) {
 
 // Query runs a statement string that only reads. The cursor is that of its last
 // statement; those before it run to their end.
-func (r *Reader) Query(sql string, args wire.Args, pre wire.PreState) (*Cursor, error) {
+func (r *Reader) Query(sql string, args wire.Args, pre wire.PreState) (_ *Cursor, err error) {
 	r.conn.SetPreState(pre.LastInsertID, pre.Changes)
 	var last *prepared
 	for rest := sql; rest != ""; {
-		p, tail, err := r.x.prepare(rest, runOptions{})
+		p, tail, err := r.prepare(rest)
 		if err != nil {
 			r.drop(last)
 			return nil, r.wrap(err)
@@ -259,7 +261,58 @@ func (r *Reader) Query(sql string, args wire.Args, pre wire.PreState) (*Cursor, 
 			return nil, err
 		}
 	}
-	return &Cursor{r: r, p: last}, nil
+	c := &Cursor{r: r, p: last}
+	if last != nil {
+		// SQLite compiles a kept statement again when it is stepped, if the schema has
+		// changed; only then are its columns those of the rows.
+		if c.row, err = c.step(); err != nil {
+			r.drop(last)
+			return nil, err
+		}
+		c.stepped = true
+	}
+	return c, nil
+}
+
+// prepare is the executor's, on the newest schema. SQLite looks whether the schema has
+// changed when a statement opens a transaction; EXPLAIN and many a PRAGMA open none, and
+// what it says is wrong with a statement comes before.
+func (r *Reader) prepare(sql string) (*prepared, string, error) {
+	if r.x.cache[sql] == nil {
+		if err := r.refreshFor(sql); err != nil {
+			return nil, "", err
+		}
+	}
+	p, tail, err := r.x.prepare(sql, runOptions{})
+	if err == nil || !isCode(err, sqlite.Generic) {
+		return p, tail, err
+	}
+	if err := r.refresh(); err != nil {
+		return nil, "", err
+	}
+	return r.x.prepare(sql, runOptions{})
+}
+
+// refreshFor refreshes the schema for texts that SQLite answers from memory.
+func (r *Reader) refreshFor(sql string) error {
+	kw, at := sqltext.FirstKeyword(sql)
+	switch {
+	case kw == sqltext.Other && strings.EqualFold(sqltext.FirstWord(sql[at:]), "EXPLAIN"):
+		return r.refresh()
+	case kw != sqltext.PRAGMA:
+		return nil
+	}
+	if p, _, _ := sqltext.ParsePragma(sql[at:]); p.Name == "integrity_check" || p.Name == "quick_check" {
+		// FTS5 would check what others have written by what it remembers of its index.
+		r.x.policy.trusted = true
+		return r.conn.Exec("PRAGMA writable_schema=RESET")
+	}
+	return r.refresh()
+}
+
+func (r *Reader) refresh() error {
+	_, _, err := r.x.run("SELECT 1 FROM sqlite_schema LIMIT 1", nil, runOptions{trusted: true})
+	return err
 }
 
 // finish steps a statement that is not the last to its end.
@@ -299,24 +352,16 @@ func (r *Reader) wrap(err error) error {
 
 // Cursor walks the rows of a query.
 type Cursor struct {
-	r     *Reader
-	p     *prepared
-	ahead bool  // the first step was taken, and Next has not told of it
-	row   bool  // what the first step gave
-	err   error // ... or how it failed
-	begun bool
+	r       *Reader
+	p       *prepared
+	stepped bool // to the first row, or the end, which Next has not told yet
+	row     bool // ... and there was one
 }
 
-// Columns describes the result; it is nil for a string without a statement. It takes the
-// first step: SQLite compiles a statement that was kept again there when the schema has
-// changed since, and before that tells the columns there were.
+// Columns describes the result; it is nil for a string without a statement.
 func (c *Cursor) Columns() []wire.Column {
 	if c.p == nil {
 		return nil
-	}
-	if !c.begun {
-		c.row, c.err = c.step()
-		c.ahead = true
 	}
 	return columns(c.p.st)
 }
@@ -326,15 +371,14 @@ func (c *Cursor) Next() (bool, error) {
 	switch {
 	case c.p == nil:
 		return false, nil
-	case c.ahead:
-		c.ahead = false
-		return c.row, c.err
+	case c.stepped:
+		c.stepped = false
+		return c.row, nil
 	}
 	return c.step()
 }
 
 func (c *Cursor) step() (bool, error) {
-	c.begun = true
 	c.r.x.policy.running = true
 	row, err := c.p.st.Step()
 	return row, c.r.wrap(err)

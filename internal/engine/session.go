@@ -129,6 +129,7 @@ type sessionRequest struct {
 	lowest   uint64
 	deadline time.Time
 	canceled atomic.Bool
+	failed   *wire.PreState // what SQLite remembers of a change that failed
 	res      StepResult
 	reply    chan StepResult // one slot
 }

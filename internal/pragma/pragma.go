@@ -17,6 +17,7 @@ type State struct {
 	ForeignKeys       bool             // of the connection's own writes
 	RecursiveTriggers bool             // of the connection's own writes
 	QueryOnly         bool             // the connection's writes are refused
+	Deferred          bool             // foreign keys are deferred to the end of the transaction, or of the next
 	settings          map[string]int64 // what has no effect beyond being remembered
 }
 
@@ -78,7 +79,10 @@ func (s *State) run(p sqltext.Pragma, alone, inTx bool) (answer *Answer, kw sqlt
 	case "foreign_keys":
 		return toggle(&s.ForeignKeys, p, inTx) // SQLite ignores it inside a transaction
 	case "recursive_triggers":
-		return toggle(&s.RecursiveTriggers, p, inTx) // it holds for a transaction as a whole
+		if inTx && p.Set && sqliteBool(p.Value) != s.RecursiveTriggers {
+			return nil, 0, &RefusedError{What: "PRAGMA recursive_triggers in a transaction", Advice: "it holds for a transaction as a whole: set it before"}
+		}
+		return toggle(&s.RecursiveTriggers, p, false)
 	case "query_only":
 		return toggle(&s.QueryOnly, p, false)
 	case "journal_mode", "locking_mode", "encoding", "page_size", "auto_vacuum":
@@ -88,16 +92,16 @@ func (s *State) run(p sqltext.Pragma, alone, inTx bool) (answer *Answer, kw sqlt
 			return nil, sqltext.Write, nil
 		}
 	case "defer_foreign_keys":
-		// It lasts to the end of the transaction: of the string it is in, outside one.
-		switch {
-		case inTx && p.Set:
-			return nil, sqltext.Write, nil
-		case !alone && p.Set:
-			return nil, sqltext.Write, nil
-		case p.Set:
-			return &Answer{}, 0, nil
+		// It lasts to the end of the transaction: of the string it is in or of what
+		// comes next, outside one.
+		if !p.Set {
+			return intRow(p.Name, flag(s.Deferred)), 0, nil
 		}
-		return intRow(p.Name, 0), 0, nil
+		s.Deferred = sqliteBool(p.Value)
+		if inTx || !alone {
+			return nil, sqltext.Write, nil
+		}
+		return &Answer{}, 0, nil
 	case "wal_checkpoint":
 		// The engine checkpoints by itself.
 		return &Answer{Columns: []wire.Column{{Name: "busy"}, {Name: "log"}, {Name: "checkpointed"}},

@@ -63,6 +63,45 @@ func FirstWord(sql string) string {
 	return rest[:n]
 }
 
+// Kind is what a statement does to SQLite's count of changed rows.
+type Kind int
+
+// Kinds of statements.
+const (
+	Neither Kind = iota // leaves it as it is
+	Rows                // may insert, update or delete rows, and counts them
+	Schema              // changes the schema or the planner's statistics, and may spoil it
+)
+
+// LastKind tells, by first words, of the last statement in a string that is not Neither.
+func LastKind(sql string) (last Kind) {
+	for {
+		i := strings.IndexByte(sql, ';')
+		if i < 0 || i == len(sql)-1 {
+			break
+		}
+		var first string
+		first, sql = Split(sql)
+		if k := kindOf(first); k != Neither {
+			last = k
+		}
+	}
+	if k := kindOf(sql); k != Neither {
+		return k
+	}
+	return last
+}
+
+func kindOf(sql string) Kind {
+	switch strings.ToUpper(FirstWord(sql)) {
+	case "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH":
+		return Rows
+	case "CREATE", "DROP", "ALTER", "ANALYZE", "REINDEX":
+		return Schema
+	}
+	return Neither
+}
+
 // SeemsToWrite guesses by its first word whether a statement writes. Comments and line
 // ends behind the word mislead it.
 func SeemsToWrite(sql string) bool {

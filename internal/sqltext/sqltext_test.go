@@ -38,3 +38,15 @@ func TestSeemsToWrite(t *testing.T) {
 		}
 	}
 }
+
+func TestLastKind(t *testing.T) {
+	for text, want := range map[string]Kind{
+		"": Neither, "select 1": Neither, "pragma user_version=3": Neither, "insert into t values(';')": Rows, "with x as (select 1) delete from t": Rows, "create table t(a)": Schema, "Analyze": Schema,
+		"insert into t values(1); create table u(a);": Schema, "create table u(a); insert into t values(1);; -- x": Rows, "create trigger g after insert on t begin delete from u; end": Schema,
+		"create trigger g after insert on t begin delete from u; end; update t set a=1": Rows, "delete from t; select 1": Rows, "select 1;": Neither,
+	} {
+		if got := LastKind(text); got != want {
+			t.Errorf("%q ends with kind %d, want %d", text, got, want)
+		}
+	}
+}
