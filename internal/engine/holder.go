@@ -488,7 +488,9 @@ func (d *DB) runStatement(e *epoch, s *Session, r *sessionRequest) (tail string,
 			why = nil
 		}
 	}()
-	reads := p.st.ReadOnly() && p.kind != kindSavepoint && !p.defers
+	// The text decides first: CREATE … IF NOT EXISTS only reads when it was compiled where
+	// there was nothing to do, and SQLite may compile it again as it runs.
+	reads := mayRead(p.sql) && p.st.ReadOnly() && !p.defers
 	if reads {
 		return tail, nil, d.runQuery(s, r, p)
 	}
