@@ -311,7 +311,7 @@ func (g *generator) ddl() *step {
 // wrong makes a statement that fails, or nearly.
 func (g *generator) wrong() *step {
 	st := g.run(pick(g, "SELEC 1", "SELECT * FROM nosuch", "SELECT nosuch FROM ti", "INSERT INTO nosuch VALUES(1)", "INSERT INTO ti(nosuch) VALUES(1)", "INSERT INTO tn VALUES(1)", "INSERT INTO tn VALUES(1, 2, 3, 4, 5, 6)",
-		"SELECT 'abc", "SELECT ?", "INSERT INTO ti(b) VALUES(:nope)", "UPDATE ti SET nosuch = 1", "SELECT abs()", "SELECT nosuch(1)", "INSERT INTO tg(s) VALUES(1)", "SELECT 1 WHERE", "DELETE FROM", "INSERT INTO tn(x, y) VALUES(1, abs(-9223372036854775808))",
+		"SELECT 'abc", "SELECT ?", "INSERT INTO tp(code) VALUES(:nope)", "UPDATE ti SET nosuch = 1", "SELECT abs()", "SELECT nosuch(1)", "INSERT INTO tg(s) VALUES(1)", "SELECT 1 WHERE", "DELETE FROM", "INSERT INTO tn(x, y) VALUES(1, abs(-9223372036854775808))",
 		"UPDATE ti SET a = json_extract('{', '$')", "INSERT INTO ti(id) VALUES('text')", "INSERT INTO ta(n) VALUES(NULL)", "INSERT INTO ta(n, k) VALUES(1, 99)", "INSERT INTO tn(x, y) VALUES(1, 2), (2, abs(-9223372036854775808))",
 		"SELECT 1 )", "SELECT \"nosuch\" FROM tn", "INSERT INTO ts(i) VALUES('text')", "CREATE TRIGGER bad AFTER INSERT ON nosuch BEGIN SELECT 1; END", "SELECT * FROM tf WHERE tf MATCH '\"'", "RELEASE", "PRAGMA table_info(", "INSERT INTO vi(id) VALUES(3)"), g.chance(50))
 	return st

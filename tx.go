@@ -151,7 +151,7 @@ func (t *writeTx) run(ctx context.Context, kw sqltext.Keyword, query string, arg
 		return nil, tooLarge(err)
 	}
 	res := t.tx.Run(ctx, st)
-	if res.State != (wire.PreState{}) { // without an answer there is none
+	if res.Err == nil || !res.Over { // without an answer there is none
 		t.c.pre = res.State
 	}
 	if res.Err != nil {

@@ -47,8 +47,9 @@ func (d *DB) runStatement(e *epoch, s *Session, r *sessionRequest) (tail string,
 			why = nil
 		}
 	}()
-	reads := p.st.ReadOnly() && p.kind != kindSavepoint && !p.defers
-	if reads {
+	// The text decides first: CREATE … IF NOT EXISTS only reads when it was compiled where
+	// there was nothing to do, and SQLite may compile it again as it runs.
+	if mayRead(p.sql) && p.st.ReadOnly() && !p.defers {
 		return tail, nil, d.runQuery(s, r, p)
 	}
 	return tail, nil, d.runChange(s, r, p)
@@ -104,6 +105,10 @@ func (d *DB) runQuery(s *Session, r *sessionRequest, p *prepared) error {
 		maxRows = d.cfg.MaxResult
 	}
 	_, rows, err := d.x.runOne(p, r.stmt.Args, maxRows)
+	if !p.st.ReadOnly() {
+		_ = d.runInternal(d.rollback) // compiled again as it ran, it has written, and nothing has recorded that
+		return &RefusedError{"a statement that became a write while it ran", "run the transaction again"}
+	}
 	if err == nil && rows != nil {
 		r.res.Rows = rows
 	}
