@@ -49,7 +49,7 @@ const (
 	TxAbortLeader    TxAbortReason = "the leader changed"
 	TxAbortIdle      TxAbortReason = "it was idle for longer than Config.TxIdleTimeout"
 	TxAbortTime      TxAbortReason = "it was open for longer than Config.TxTimeout"
-	TxAbortWait      TxAbortReason = "it waited for the writer for longer than Config.TxWaitTimeout"
+	TxAbortWait      TxAbortReason = "it waited for the writer for too long"
 	TxAbortStatement TxAbortReason = "a statement rolled it back"
 	TxAbortRepeat    TxAbortReason = "it could not be repeated as it had run"
 )
@@ -193,6 +193,9 @@ func (e *LimitError) Error() string { return "colmena: " + e.Msg }
 // and for errors that are not colmena's. A bare context error, which database/sql
 // returns before a connection was used, is safe; colmena's own wrap the context's
 // error together with what is known of the outcome.
+//
+// One bare context error is not safe, and nothing tells it from the others: that of reading
+// the rows of INSERT ... RETURNING, when the context ends after the query has returned.
 func SafeToRetry(err error) bool {
 	switch {
 	case err == nil, errors.Is(err, ErrOutcomeUnknown):

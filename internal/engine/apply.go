@@ -391,7 +391,13 @@ func (d *DB) commitOwn(e *epoch, mark wire.Mark) {
 	durable.CrashPoint("commit.before")
 	d.time = max(d.time, e.time)
 	var drop uint64
-	err := d.writeEpoch(mark, stored, &drop)
+	var err error
+	if d.w.Autocommit() {
+		err = errors.New("its transaction does not stand any more")
+	}
+	if err == nil {
+		err = d.writeEpoch(mark, stored, &drop)
+	}
 	if err == nil {
 		err = d.writeMark(mark, drop)
 	}

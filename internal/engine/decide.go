@@ -18,6 +18,11 @@ func (d *DB) propose(e *epoch) {
 		d.answerConfirmed(e)
 		return
 	}
+	if d.w.Autocommit() {
+		// Its transaction has ended unnoticed: what would be committed is not what ran.
+		d.undoEpoch(e, nil)
+		return
+	}
 	durable.CrashPoint("propose.before")
 	var enc wire.EntryEncoder
 	enc.Begin(wire.EntryHeader{DB: d.cfg.Incarnation, Prev: e.prev, Proposer: d.cfg.Proposer, Epoch: e.seq, Engine: sqlite.Fingerprint(), Time: e.time, ForeignKeys: e.modes.ForeignKeys, RecursiveTriggers: e.modes.RecursiveTriggers})

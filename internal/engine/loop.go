@@ -111,6 +111,10 @@ func (d *DB) own() {
 		case closing:
 			d.shut(items)
 			return
+		case d.halted.Load() != nil && d.epoch != nil:
+			// What would have decided it is not taken in any more.
+			d.discard(nil)
+			continue
 		}
 		if d.epoch == nil && d.workBetweenEpochs() {
 			continue
@@ -215,6 +219,7 @@ func (d *DB) halt(err error) {
 	d.leading.Store(0)
 	d.cfg.Logger.Error("replica stopped", "db", d.cfg.Name, "mark", d.Mark().String(), "err", err)
 	d.publish(d.Mark())
+	d.signal() // the owner may not know
 	if d.cfg.Halt != nil {
 		d.cfg.Halt(d.Err())
 	}

@@ -129,3 +129,42 @@ func TestHazard27QueueIsBoundedInBytes(t *testing.T) {
 	close(hold)
 	wg.Wait()
 }
+
+// An epoch that is out when the replica stops for a reason of its own is answered: nothing
+// that would decide it is taken in any more.
+func TestHaltAnswersTheEpochThatIsOut(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a)")
+	d := g.dbs[0]
+	out := make(chan []byte, 1)
+	g.mu.Lock()
+	g.intercept = func(data []byte, _ func(error)) bool { out <- data; return true }
+	g.mu.Unlock()
+	told := make(chan error, 1)
+	go func() {
+		_, err := g.exec("INSERT INTO t VALUES(1)")
+		told <- err
+	}()
+	data := <-out
+	d.halt(errors.New("the disk fails"))
+	select {
+	case err := <-told:
+		if !errors.Is(err, ErrUnknown) {
+			t.Errorf("the writer is told %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the writer is told nothing")
+	}
+	g.mu.Lock()
+	g.intercept = nil
+	g.commitLocked(data)
+	g.halts[0] = nil
+	g.mu.Unlock()
+	g.restart(0)
+	if err := g.dbs[0].Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.query(0, "SELECT a FROM t"); len(got) != 1 {
+		t.Errorf("after replaying: %v", got)
+	}
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"slices"
 	"time"
 )
@@ -104,14 +105,20 @@ func (d *DB) failWaiting(now time.Time) {
 		return
 	}
 	tooLong := func(since time.Time) bool { return d.cfg.MaxWait > 0 && now.Sub(since) > d.cfg.MaxWait }
-	var late []*Unit
+	var late, expired, canceled []*Unit
 	var asked []*sessionRequest
 	d.mu.Lock()
 	d.units = slices.DeleteFunc(d.units, func(u *Unit) bool {
-		if !tooLong(u.since) && (u.deadline.IsZero() || !now.After(u.deadline)) && !u.canceled.Load() {
+		switch {
+		case u.canceled.Load():
+			canceled = append(canceled, u)
+		case tooLong(u.since):
+			late = append(late, u)
+		case !u.deadline.IsZero() && now.After(u.deadline):
+			expired = append(expired, u)
+		default:
 			return false
 		}
-		late = append(late, u)
 		d.queued -= u.Req.Size()
 		return true
 	})
@@ -129,9 +136,11 @@ func (d *DB) failWaiting(now time.Time) {
 		return true
 	})
 	d.mu.Unlock()
-	if len(late)+len(asked) == 0 {
+	d.failAll(canceled, ErrCanceled)
+	if len(late)+len(expired)+len(asked) == 0 {
 		return
 	}
+	d.failAll(expired, &AbortedError{Reason: AbortWait, Holder: d.holderText(), Cause: context.DeadlineExceeded})
 	err := &AbortedError{Reason: AbortWait, Holder: d.holderText()}
 	d.failAll(late, err)
 	for _, r := range asked {
