@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,11 +75,12 @@ func (c *Cluster) config(i int, opts []Option) colmena.Config {
 
 // FreeAddr returns a loopback address nobody listens on, for a node that is to come
 // back to it: outside the range from which the system draws ports by itself, or an
-// outgoing connection might take it while the node is down.
+// outgoing connection might take it while the node is down. Processes that were started one
+// after the other, as tests of several packages are, draw from different thousands.
 func FreeAddr(tb testing.TB) string {
 	tb.Helper()
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+os.Getpid()%12*1000+rand.IntN(1000))
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue
