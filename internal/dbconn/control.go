@@ -3,7 +3,6 @@ package dbconn
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 	"strings"
 
 	"github.com/mentasystems/colmena/internal/sqltext"
@@ -19,7 +18,8 @@ func (c *conn) runScript(ctx context.Context, query string, args []driver.NamedV
 		first, query = sqltext.Split(query)
 		if s, ok := sqltext.ParseControl(first); ok {
 			if err := c.control(ctx, s, first); err != nil {
-				return nil, errors.Join(err, last.Close())
+				_ = last.Close()
+				return nil, err // as it is: callers look at its type
 			}
 			continue
 		}

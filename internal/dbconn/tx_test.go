@@ -5,7 +5,34 @@ import (
 	"database/sql"
 	"errors"
 	"testing"
+
+	"github.com/mentasystems/colmena/internal/sqlite"
 )
+
+// A caller that looks at an error's type finds it, whatever statement it is of.
+func TestErrorsOfControlStatementsAreReturnedAsTheyAre(t *testing.T) {
+	c := connect(t, newHost(t).open(nil))
+	c.exec("PRAGMA foreign_keys=on", "CREATE TABLE p(id INTEGER PRIMARY KEY)", "CREATE TABLE t(p REFERENCES p DEFERRABLE INITIALLY DEFERRED)")
+	check := func(query string, code int) {
+		t.Helper()
+		err := c.fails(query)
+		if e, ok := err.(*sqlite.Error); !ok || e.Code != code {
+			t.Errorf("%s: %T %v", query, err, err)
+		}
+	}
+	check("COMMIT", sqlite.Generic)
+	check("ROLLBACK", sqlite.Generic)
+	check("RELEASE a", sqlite.Generic)
+	check("ROLLBACK TO a", sqlite.Generic)
+	c.exec("BEGIN")
+	check("BEGIN", sqlite.Generic)
+	check("RELEASE a", sqlite.Generic)
+	check("INSERT INTO t VALUES(7); COMMIT", sqlite.Constraint)
+	c.exec("INSERT INTO p VALUES(7)", "COMMIT") // the constraint had kept it open
+	if n := c.number("SELECT count(*) FROM t"); n != 1 {
+		t.Errorf("%d rows", n)
+	}
+}
 
 func TestReleaseOfTheSavepointThatBeganTheTransactionCommits(t *testing.T) {
 	h := newHost(t)
