@@ -17,6 +17,7 @@ type bufferedTx struct {
 	c     *conn
 	pin   bool
 	stmts []wire.Statement
+	own   int             // how many of them its client did not send
 	done  *[]wire.Outcome // of the statements, once they are committed
 	size  int
 }
@@ -84,7 +85,7 @@ func (t *bufferedTx) Commit() error {
 		return t.c.errs.control("cannot commit - no transaction is active")
 	}
 	t.c.tx = nil
-	if len(t.stmts) == 0 {
+	if len(t.stmts) == t.own {
 		return nil
 	}
 	c := t.c

@@ -170,11 +170,10 @@ func (h *host) Commit(ctx context.Context, s Session) (over bool, err error) {
 	return res.Err == nil || res.Over, res.Err
 }
 
-// open is a pool on the database.
-func (h *host) open(set func(*Config)) *sql.DB {
-	h.t.Helper()
+// errs leaves the engine's errors as they are.
+func (h *host) errs() Errors {
 	same := func(err error) error { return err }
-	cfg := Config{Host: h, Values: values.Settings{Times: times.SQLite, ErrClosed: errClosed}, Detach: func() { h.detached++ }, Errors: Errors{
+	return Errors{
 		Closed: errClosed, Aborted: errAborted, Statement: same, TooLarge: same,
 		RolledBack: func(err error) error { return errors.Join(errAborted, err) },
 		Refused:    func(what, advice string) error { return &refused{what, advice} },
@@ -186,7 +185,13 @@ func (h *host) open(set func(*Config)) *sql.DB {
 				return 0, false
 			}
 			return e.Code, true
-		}}}
+		}}
+}
+
+// open is a pool on the database.
+func (h *host) open(set func(*Config)) *sql.DB {
+	h.t.Helper()
+	cfg := Config{Host: h, Values: values.Settings{Times: times.SQLite, ErrClosed: errClosed}, Detach: func() { h.detached++ }, Errors: h.errs()}
 	if set != nil {
 		set(&cfg)
 	}

@@ -62,8 +62,11 @@ func (c *conn) begin(ctx context.Context, readOnly bool) (err error) {
 	if err != nil || !c.pragmas.Deferred {
 		return err
 	}
-	if t, ok := c.tx.(*writeTx); ok {
-		_, err = t.run(ctx, sqltext.Write, "PRAGMA defer_foreign_keys=on", nil, false)
+	if _, ok := c.tx.(*readTx); !ok {
+		_, err = c.tx.run(ctx, sqltext.Write, "PRAGMA defer_foreign_keys=on", nil, false)
+	}
+	if t, ok := c.tx.(*bufferedTx); ok {
+		t.own = len(t.stmts)
 	}
 	if err != nil {
 		c.endTx()

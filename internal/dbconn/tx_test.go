@@ -196,3 +196,34 @@ func TestClosedNodeEndsConnections(t *testing.T) {
 		t.Errorf("%v, the pool was told of %d times", err, h.detached)
 	}
 }
+
+// Foreign keys that are deferred before a transaction begins are so in it, and no longer.
+func TestForeignKeysDeferredForTheNextTransaction(t *testing.T) {
+	for _, buffered := range []bool{false, true} {
+		h := newHost(t)
+		c := connect(t, h.open(func(cfg *Config) { cfg.ForeignKeys = true }))
+		c.exec("CREATE TABLE p(id INTEGER PRIMARY KEY)", "CREATE TABLE c(p REFERENCES p)", "INSERT INTO p VALUES(7)")
+		h.buffers = buffered
+		before := h.db.Mark()
+		c.exec("PRAGMA defer_foreign_keys=on", "BEGIN", "COMMIT")
+		if buffered && h.db.Mark() != before {
+			t.Error("a buffered transaction without statements is an entry")
+		}
+		if id := c.number("SELECT last_insert_rowid()"); id != 7 {
+			t.Errorf("buffered %v: last_insert_rowid() is %d", buffered, id)
+		}
+		c.exec("PRAGMA defer_foreign_keys=on", "BEGIN", "INSERT INTO c VALUES(1)", "INSERT INTO p VALUES(1)", "COMMIT")
+		if n := c.number("SELECT count(*) FROM c"); n != 1 {
+			t.Errorf("buffered %v: %d rows", buffered, n)
+		}
+		c.exec("BEGIN")
+		_, err := c.ExecContext(c.ctx, "INSERT INTO c VALUES(2)")
+		if buffered {
+			c.exec("INSERT INTO p VALUES(2)")
+			err = c.fails("COMMIT")
+		}
+		if code, _ := h.errs().Code(err); code != sqlite.Constraint {
+			t.Errorf("buffered %v: the next transaction: %v", buffered, err)
+		}
+	}
+}
