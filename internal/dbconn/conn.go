@@ -135,6 +135,11 @@ func (c *conn) runPlain(ctx context.Context, query string, args []driver.NamedVa
 		return nil, err
 	}
 	if c.tx != nil {
+		if _, reading := c.tx.(*readTx); c.pragmas.QueryOnly && !reading {
+			if err := c.onlyReads(ctx, kw, query); err != nil {
+				return nil, err
+			}
+		}
 		return c.tx.run(ctx, kw, query, a, wantRows)
 	}
 	if !known {
@@ -172,13 +177,28 @@ func (c *conn) class(ctx context.Context, kw sqltext.Keyword, query string, loca
 	return class, err
 }
 
+// onlyReads refuses, in a transaction that may write, what does under PRAGMA query_only, and
+// what cannot be judged because the transaction itself has made the schema for it.
+func (c *conn) onlyReads(ctx context.Context, kw sqltext.Keyword, query string) error {
+	class, err := c.class(ctx, kw, query, true)
+	switch {
+	case err != nil && c.errs.isSQL(err):
+		return c.errs.queryOnly("a statement that does not compile outside its transaction (" + err.Error() + ")")
+	case err != nil:
+		return err
+	case class == engine.ClassWrite:
+		return c.errs.queryOnly("a write")
+	}
+	return nil
+}
+
 // write sends a statement string to the leader and remembers what it did.
 func (c *conn) write(ctx context.Context, query string, args wire.Args, rows bool) (values.RowSource, error) {
 	switch {
 	case c.cfg.ReadOnly:
 		return nil, c.errs.Refused("a write", "the handle was opened with ReadOnly(); open another one without it")
 	case c.pragmas.QueryOnly:
-		return nil, c.errs.Refused("a write", "PRAGMA query_only is on for this connection; set it to off")
+		return nil, c.errs.queryOnly("a write")
 	}
 	res, err := c.host.Write(ctx, wire.Unit{
 		ForeignKeys: c.pragmas.ForeignKeys, RecursiveTriggers: c.pragmas.RecursiveTriggers, Pin: c.host.Pins(ctx), WantRows: rows, Pre: c.pre, HasPre: c.pre != (wire.PreState{}),

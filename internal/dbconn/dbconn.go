@@ -121,6 +121,10 @@ func (handleDriver) Open(string) (driver.Conn, error) {
 // control is what SQLite says of a misplaced BEGIN or COMMIT.
 func (e *Errors) control(msg string) error { return e.SQL(sqlite.Generic, "SQL logic error: "+msg) }
 
+func (e *Errors) queryOnly(what string) error {
+	return e.Refused(what, "PRAGMA query_only is on for this connection; set it to off")
+}
+
 // refusedPragma makes the user's error of a PRAGMA that was refused.
 func (e *Errors) refusedPragma(err error) error {
 	var r *pragma.RefusedError

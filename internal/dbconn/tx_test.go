@@ -227,3 +227,31 @@ func TestForeignKeysDeferredForTheNextTransaction(t *testing.T) {
 		}
 	}
 }
+
+// PRAGMA query_only holds from where it stands, in a transaction too.
+func TestQueryOnlyInATransaction(t *testing.T) {
+	for _, buffered := range []bool{false, true} {
+		h := newHost(t)
+		c := connect(t, h.open(nil))
+		c.exec("CREATE TABLE t(a)")
+		h.buffers = buffered
+		c.exec("BEGIN", "INSERT INTO t VALUES(1)", "CREATE TABLE u(a)", "PRAGMA query_only=on")
+		for _, q := range []string{"INSERT INTO t VALUES(2)", "WITH x AS (SELECT 2) INSERT INTO t SELECT * FROM x", "SELECT 1; DELETE FROM t", "PRAGMA user_version=3",
+			"WITH x AS (SELECT 2) INSERT INTO u SELECT * FROM x"} {
+			var r *refused
+			if err := c.fails(q); !errors.As(err, &r) {
+				t.Errorf("buffered %v: %s: %v", buffered, q, err)
+			}
+		}
+		if !buffered {
+			c.exec("SAVEPOINT a", "ROLLBACK TO a", "RELEASE a")
+			if n := c.number("SELECT count(*) FROM t"); n != 1 {
+				t.Errorf("%d rows", n)
+			}
+		}
+		c.exec("PRAGMA query_only=off", "INSERT INTO t VALUES(3)", "COMMIT")
+		if n := c.number("SELECT sum(a) FROM t"); n != 4 {
+			t.Errorf("buffered %v: the rows add up to %d", buffered, n)
+		}
+	}
+}
