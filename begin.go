@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/mentasystems/colmena/internal/delivery"
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/interactive"
 	"github.com/mentasystems/colmena/internal/rpc"
@@ -68,7 +69,12 @@ func (n *Node) serveTx(ctx context.Context, _ wire.Hello, st *rpc.Stream) error 
 
 // commitInteractive commits exactly once. over is false if a constraint keeps the
 // transaction open.
-func (n *Node) commitInteractive(ctx context.Context, db string, tx interactive.Tx) (over bool, err error) {
+func (n *Node) commitInteractive(ctx context.Context, db string, tx delivery.Tx) (over bool, err error) {
+	if bound := n.writes.ResultBound(ctx); bound > 0 {
+		short, cancel := context.WithTimeout(ctx, bound)
+		defer cancel()
+		ctx = short
+	}
 	mark, over, err := n.writes.Commit(ctx, db, tx)
 	if err == nil {
 		n.fresh.Acknowledged(db, mark.Index)

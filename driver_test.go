@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mentasystems/colmena/internal/dbconn"
 )
 
 func testNode(t *testing.T) *Node {
@@ -478,7 +480,7 @@ func TestRowsEndWithTheirContext(t *testing.T) {
 }
 
 func TestReturnedRowsThatWereNotKeptAreNoRetry(t *testing.T) {
-	if SafeToRetry(errRowsNotKept) {
+	if SafeToRetry(dbconn.ErrRowsNotKept) {
 		t.Error("the write happened, and is said to be safe to repeat")
 	}
 }

@@ -145,6 +145,15 @@ func hasCode(err error, codes ...int) bool {
 	return false
 }
 
+// sqlCode is the primary result code of the error of SQLite in err.
+func sqlCode(err error) (primary int, ok bool) {
+	var e *SQLError
+	if ok = errors.As(err, &e); ok {
+		primary = e.Primary
+	}
+	return primary, ok
+}
+
 // IsUnique reports whether err is a violated UNIQUE or PRIMARY KEY constraint.
 func IsUnique(err error) bool {
 	return hasCode(err, sqlite.ConstraintUnique, sqlite.ConstraintPrimaryKey, sqlite.ConstraintRowID)

@@ -27,7 +27,8 @@ func level(pkg string) int {
 		"internal/nudge":
 		return 1
 	case "internal/interactive", "internal/freshness", "internal/rowstream", "internal/outbox", "internal/catalogue", "internal/plainfile", "internal/members",
-		"internal/consensus", "internal/leadership", "internal/delivery", "internal/handlers", "internal/errwire", "internal/reading", "internal/intake":
+		"internal/consensus", "internal/leadership", "internal/delivery", "internal/handlers", "internal/errwire", "internal/reading", "internal/intake",
+		"internal/dbconn":
 		return 2
 	case ".":
 		return 3

@@ -6,11 +6,11 @@ import (
 	"fmt"
 
 	"github.com/mentasystems/colmena/internal/catalogue"
-	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/freshness"
 	"github.com/mentasystems/colmena/internal/reading"
 	"github.com/mentasystems/colmena/internal/rowstream"
 	"github.com/mentasystems/colmena/internal/rpc"
+	"github.com/mentasystems/colmena/internal/values"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -43,23 +43,9 @@ func (m readMode) asks() reading.Mode {
 
 // read runs a statement string that only reads, at the mode's level, here or on the
 // leader.
-func (n *Node) read(ctx context.Context, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (rowSource, error) {
+func (n *Node) read(ctx context.Context, db string, m readMode, sql string, args wire.Args, pre wire.PreState) (values.RowSource, error) {
 	n.count.read(m.level)
 	return n.reads.Query(ctx, db, m.asks(), sql, args, pre)
-}
-
-// snapshot pins this node's state, when it is as fresh as the mode asks.
-func (n *Node) snapshot(ctx context.Context, db string, m readMode) (readSnapshot, error) {
-	s, err := n.reads.Snapshot(ctx, db, m.asks())
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
-}
-
-// classify tells whether a statement string writes.
-func (n *Node) classify(ctx context.Context, db string, m readMode, sql string) (engine.Class, error) {
-	return n.reads.Classify(ctx, db, m.asks(), sql)
 }
 
 // freshenHere waits until this node may answer at the mode's level.
@@ -79,7 +65,7 @@ func readError(err error) error {
 }
 
 // queryThere sends a query to a node and waits until its rows begin.
-func (n *Node) queryThere(ctx context.Context, node string, req *wire.QueryRequest) (rowSource, error) {
+func (n *Node) queryThere(ctx context.Context, node string, req *wire.QueryRequest) (values.RowSource, error) {
 	open := func(ctx context.Context) (rowstream.Stream, error) { return n.client.Open(ctx, node, methodQuery) }
 	rows, err := rowstream.Ask(ctx, open, node, req, brokenResult)
 	if err != nil {

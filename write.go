@@ -49,10 +49,6 @@ func (n *Node) write(ctx context.Context, db string, u wire.Unit) (wire.UnitResu
 	return n.writes.Write(ctx, db, u)
 }
 
-// resultBound is how long a write that was sent waits for its result, 0 for as long as
-// it takes.
-func (n *Node) resultBound(ctx context.Context) time.Duration { return n.writes.ResultBound(ctx) }
-
 // tooLarge makes the user's error of what no decoder would take. A unit must not be sent
 // then: the leader would end the stream on which other writes travel too.
 func tooLarge(err error) error {
