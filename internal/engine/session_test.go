@@ -696,3 +696,19 @@ func TestSessionThatHasSeenNothingHoldsNobodyUp(t *testing.T) {
 		}
 	})
 }
+
+func TestHazard11DDLInASessionLeavesTheCountAsItIs(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a)")
+		x := g.beginTx()
+		for _, c := range []struct {
+			sql  string
+			want int64
+		}{{"INSERT INTO t VALUES(1), (2), (3)", 3}, {"CREATE INDEX i ON t(a)", 3}, {"UPDATE t SET a = a WHERE a > 1", 2}, {"ANALYZE", 2}, {"DROP INDEX i", 2}, {"DELETE FROM t", 3}} {
+			if r := x.must(c.sql); r.State.Changes != c.want {
+				t.Errorf("%s: the connection counts %d, want %d", c.sql, r.State.Changes, c.want)
+			}
+		}
+		x.mustCommit()
+	})
+}

@@ -1,48 +1,25 @@
-// Package clustertest gives a test the handle of a follower, and compares all replicas
-// when the test is done.
+// Package clustertest gives a test of this module a node of a cluster of three that does
+// not lead. When the test is done all replicas are compared.
 package clustertest
 
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/mentasystems/colmena"
-	"github.com/mentasystems/colmena/examples/orm/internal/cluster"
+	"github.com/mentasystems/colmena/colmenatest"
 )
-
-// timeout bounds every wait.
-const timeout = 30 * time.Second
 
 // Follower starts a cluster of three and returns a node that does not lead.
 func Follower(t *testing.T) *colmena.Node {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	c, err := cluster.Start(ctx, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		defer cancel()
-		if err := c.Compare(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	n, err := c.Follower(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
+	c := colmenatest.NewCluster(t, 3)
+	return c.Node(c.Follower())
 }
 
 // Context ends before the test's own time does.
 func Context(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), colmenatest.Timeout)
 	t.Cleanup(cancel)
 	return ctx
 }
