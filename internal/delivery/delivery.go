@@ -144,12 +144,15 @@ func (s *Service) send(ctx context.Context, db string, u wire.Unit) (res wire.Un
 			ctx, cancel = attempt, end
 		}
 		res, maybe, err := s.attempt(ctx, leader, local, db, u)
-		if u.Resolve && err != nil && s.errs.ToWire(err).Code == wire.ErrTxAborted {
-			err, maybe = engine.ErrUnknown, true // it waited for a transaction for too long, and waits again
+		waited := err != nil && s.errs.ToWire(err).Code == wire.ErrTxAborted // for a transaction, for too long
+		if waited && sent {
+			err, maybe = engine.ErrUnknown, true // it waits again: what became of it before must be found out
 		}
 		switch {
 		case err == nil:
 			return res, sent, nil
+		case waited && !sent && ctx.Err() == nil:
+			return res, sent, s.decided(err)
 		case isExpired(err):
 			return res, sent, err
 		case !s.again(err) && sent && !s.judged(err):

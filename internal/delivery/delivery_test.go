@@ -195,6 +195,10 @@ func service(bound time.Duration) (*Service, *leaders) {
 				if errors.Is(err, engine.ErrNotFound) {
 					return &wire.Error{Code: wire.ErrNotFound}
 				}
+				var over *engine.AbortedError
+				if errors.As(err, &over) {
+					return &wire.Error{Code: wire.ErrTxAborted}
+				}
 				return &wire.Error{Code: wire.ErrInternal}
 			},
 		},
@@ -269,6 +273,40 @@ func TestDecidedErrorIsNotTriedAgain(t *testing.T) {
 			is(t, err, []error{errSQL}, []error{errUnknown})
 		}
 	})
+}
+
+// A write that has waited for a transaction for too long is told so, on the leader as
+// elsewhere, unless an earlier attempt may have been applied: then it goes on until it knows.
+func TestWriteThatWaitedForATransaction(t *testing.T) {
+	late := &engine.AbortedError{Reason: engine.AbortWait, Cause: context.DeadlineExceeded}
+	for name, waited := range map[string]error{"here": late, "there": codeError(wire.ErrTxAborted)} {
+		synctest.Test(t, func(t *testing.T) {
+			s, l := service(0)
+			s.origin(t)
+			l.fault = func(try int, _ string) (bool, error) {
+				if try == 1 {
+					return false, waited
+				}
+				return true, nil
+			}
+			if _, err := s.Write(t.Context(), "db", insert()); err == nil || l.tries != 1 || errors.Is(err, errUnknown) {
+				t.Errorf("%s: %v in %d tries", name, err, l.tries)
+			}
+			s.origin(t)
+			l.fault = func(try int, _ string) (bool, error) {
+				switch try {
+				case 1:
+					return true, rpc.ErrInterrupted
+				case 2:
+					return false, waited
+				}
+				return true, nil
+			}
+			if _, err := s.Write(t.Context(), "db", insert()); err != nil || l.count() != 1 {
+				t.Errorf("%s, sent before: %v; %d applied", name, err, l.count())
+			}
+		})
+	}
 }
 
 // origin registers, whatever the fault, so that a test counts tries of its write alone.
