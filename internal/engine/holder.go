@@ -245,7 +245,7 @@ func (d *DB) serve(e *epoch) sessionFate {
 			r.reply <- StepResult{State: s.state, Over: true}
 			return sessionEnded
 		}
-		if !s.live {
+		if !s.live && r.kind != askRollback { // what is undone already need not be repeated
 			if err := d.standUp(s); err != nil {
 				d.again(s, r)
 				return d.cannotResume(e, s, err)

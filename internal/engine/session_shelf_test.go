@@ -3,9 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -116,4 +118,26 @@ func TestTransactionsThatDoNothingMakeRoomInTime(t *testing.T) {
 			t.Errorf("a forgotten one: %+v", r)
 		}
 	}
+}
+
+// To roll back, or to end because its client has gone, a session that is parked does not
+// repeat its work.
+func TestParkedSessionIsRolledBackWithoutItsWork(t *testing.T) {
+	var calls atomic.Int64
+	lib := NewLibrary([]Function{{sqlite.Function{Name: "seen", Func: func([]any) (any, error) { return calls.Add(1), nil }}, "1"}}, nil,
+		func(Kind, string, string) []string { return nil })
+	g := newGroup(t, 1, func(c *Config) { c.Library = lib })
+	g.must("CREATE TABLE t(a)")
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(seen() > 0)")
+	if err := g.dbs[0].Do(t.Context(), func() {}); err != nil { // which parks it
+		t.Fatal(err)
+	}
+	if r := x.s.Rollback(t.Context()); r.Err != nil || !r.Over {
+		t.Errorf("rollback: %+v", r)
+	}
+	if n := calls.Load(); n != 1 {
+		t.Errorf("its statement ran %d times", n)
+	}
+	g.must("INSERT INTO t VALUES(1)")
 }
