@@ -159,7 +159,7 @@ func (s *Service) send(ctx context.Context, db string, u wire.Unit) (res wire.Un
 			// This attempt ended before the request was looked up: it tells nothing of the one before.
 			return res, sent, s.giveUp(sent, ctx.Err(), err)
 		case !s.again(err) && sent && !u.Resolve && u.ID.Origin != 0:
-			res, err = s.fence(ctx, db, u, err)
+			res, err = s.fence(ctx, db, u, res, err)
 			return res, sent, err
 		case !s.again(err):
 			return res, sent, s.decided(err)
@@ -182,15 +182,16 @@ func (s *Service) send(ctx context.Context, db string, u wire.Unit) (res wire.Un
 
 // fence makes sure of an error of a unit that an earlier attempt may still bring to the log: that attempt found a leader which had not yet handed it
 // over, lost its office, and may win it back. What takes the request's place now is in front of it.
-func (s *Service) fence(ctx context.Context, db string, u wire.Unit, failure error) (wire.UnitResult, error) {
+// failed is what the unit did, and stays its result, unless the earlier attempt was applied.
+func (s *Service) fence(ctx context.Context, db string, u wire.Unit, failed wire.UnitResult, failure error) (wire.UnitResult, error) {
 	res, _, err := s.send(ctx, db, wire.Unit{ID: u.ID, Lowest: u.Lowest, Resolve: true})
 	switch {
 	case err == nil:
 		return res, nil
 	case errors.Is(err, engine.ErrNotFound):
-		return res, s.decided(failure)
+		return failed, s.decided(failure)
 	}
-	return res, s.errs.Lost(err, "write: %v; asked again: %s", failure, plain(err))
+	return failed, s.errs.Lost(err, "write: %v; asked again: %s", failure, plain(err))
 }
 
 func (s *Service) attempt(ctx context.Context, leader string, local bool, db string, u wire.Unit) (res wire.UnitResult, maybe bool, err error) {

@@ -129,6 +129,7 @@ func (l *leaders) run(ctx context.Context, leader string, u wire.Unit) (res wire
 	maybe = errors.Is(fault, engine.ErrUnknown) || errors.Is(fault, rpc.ErrInterrupted) || isCode(fault, wire.ErrOutcomeUnknown)
 	switch {
 	case fault != nil && !apply:
+		res.Result.LastInsertID = failedRowID // what SQLite remembers of a statement that failed
 		return res, maybe, fault
 	case u.ID != (wire.RequestID{}) && l.forgets:
 		l.forgets = false
@@ -138,6 +139,7 @@ func (l *leaders) run(ctx context.Context, leader string, u wire.Unit) (res wire
 		res.Result.LastInsertID = int64(l.origins)
 		return res, maybe, fault
 	case u.Resolve && l.applied[u.ID] == 0:
+		res.Result.RowsAffected = -1 // as the engine's fence
 		return res, false, engine.ErrNotFound
 	case l.applied[u.ID] == 0:
 		l.applied[u.ID] = 1
@@ -145,6 +147,8 @@ func (l *leaders) run(ctx context.Context, leader string, u wire.Unit) (res wire
 	res.Mark = wire.Mark{Term: 1, Index: u.ID.Seq}
 	return res, maybe, fault
 }
+
+const failedRowID = 4711
 
 func (l *leaders) count() (n int) {
 	l.mu.Lock()
@@ -269,8 +273,11 @@ func TestDecidedErrorIsNotTriedAgain(t *testing.T) {
 				return false, codeError(wire.ErrSQL)
 			}
 			s.origin(t)
-			_, err := s.Write(t.Context(), "db", insert())
+			res, err := s.Write(t.Context(), "db", insert())
 			is(t, err, []error{errSQL}, []error{errUnknown})
+			if res.Result.Outcome != (wire.Outcome{LastInsertID: failedRowID}) {
+				t.Errorf("the connection is told %+v, which is not of the statement", res.Result.Outcome)
+			}
 		}
 	})
 }
