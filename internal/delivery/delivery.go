@@ -144,19 +144,22 @@ func (s *Service) send(ctx context.Context, db string, u wire.Unit) (res wire.Un
 			ctx, cancel = attempt, end
 		}
 		res, maybe, err := s.attempt(ctx, leader, local, db, u)
-		if u.Resolve && err != nil && s.errs.ToWire(err).Code == wire.ErrTxAborted {
-			err, maybe = engine.ErrUnknown, true // it waited for a transaction for too long, and waits again
+		waited := err != nil && s.errs.ToWire(err).Code == wire.ErrTxAborted // for a transaction, for too long
+		if waited && sent {
+			err, maybe = engine.ErrUnknown, true // it waits again: what became of it before must be found out
 		}
 		switch {
 		case err == nil:
 			return res, sent, nil
+		case waited && !sent && ctx.Err() == nil:
+			return res, sent, s.decided(err)
 		case isExpired(err):
 			return res, sent, err
 		case !s.again(err) && sent && !s.judged(err):
 			// This attempt ended before the request was looked up: it tells nothing of the one before.
 			return res, sent, s.giveUp(sent, ctx.Err(), err)
 		case !s.again(err) && sent && !u.Resolve && u.ID.Origin != 0:
-			res, err = s.fence(ctx, db, u, err)
+			res, err = s.fence(ctx, db, u, res, err)
 			return res, sent, err
 		case !s.again(err):
 			return res, sent, s.decided(err)
@@ -179,15 +182,16 @@ func (s *Service) send(ctx context.Context, db string, u wire.Unit) (res wire.Un
 
 // fence makes sure of an error of a unit that an earlier attempt may still bring to the log: that attempt found a leader which had not yet handed it
 // over, lost its office, and may win it back. What takes the request's place now is in front of it.
-func (s *Service) fence(ctx context.Context, db string, u wire.Unit, failure error) (wire.UnitResult, error) {
+// failed is what the unit did, and stays its result, unless the earlier attempt was applied.
+func (s *Service) fence(ctx context.Context, db string, u wire.Unit, failed wire.UnitResult, failure error) (wire.UnitResult, error) {
 	res, _, err := s.send(ctx, db, wire.Unit{ID: u.ID, Lowest: u.Lowest, Resolve: true})
 	switch {
 	case err == nil:
 		return res, nil
 	case errors.Is(err, engine.ErrNotFound):
-		return res, s.decided(failure)
+		return failed, s.decided(failure)
 	}
-	return res, s.errs.Lost(err, "write: %v; asked again: %s", failure, plain(err))
+	return failed, s.errs.Lost(err, "write: %v; asked again: %s", failure, plain(err))
 }
 
 func (s *Service) attempt(ctx context.Context, leader string, local bool, db string, u wire.Unit) (res wire.UnitResult, maybe bool, err error) {

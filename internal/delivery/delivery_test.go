@@ -129,6 +129,7 @@ func (l *leaders) run(ctx context.Context, leader string, u wire.Unit) (res wire
 	maybe = errors.Is(fault, engine.ErrUnknown) || errors.Is(fault, rpc.ErrInterrupted) || isCode(fault, wire.ErrOutcomeUnknown)
 	switch {
 	case fault != nil && !apply:
+		res.Result.LastInsertID = failedRowID // what SQLite remembers of a statement that failed
 		return res, maybe, fault
 	case u.ID != (wire.RequestID{}) && l.forgets:
 		l.forgets = false
@@ -138,6 +139,7 @@ func (l *leaders) run(ctx context.Context, leader string, u wire.Unit) (res wire
 		res.Result.LastInsertID = int64(l.origins)
 		return res, maybe, fault
 	case u.Resolve && l.applied[u.ID] == 0:
+		res.Result.RowsAffected = -1 // as the engine's fence
 		return res, false, engine.ErrNotFound
 	case l.applied[u.ID] == 0:
 		l.applied[u.ID] = 1
@@ -145,6 +147,8 @@ func (l *leaders) run(ctx context.Context, leader string, u wire.Unit) (res wire
 	res.Mark = wire.Mark{Term: 1, Index: u.ID.Seq}
 	return res, maybe, fault
 }
+
+const failedRowID = 4711
 
 func (l *leaders) count() (n int) {
 	l.mu.Lock()
@@ -194,6 +198,10 @@ func service(bound time.Duration) (*Service, *leaders) {
 				}
 				if errors.Is(err, engine.ErrNotFound) {
 					return &wire.Error{Code: wire.ErrNotFound}
+				}
+				var over *engine.AbortedError
+				if errors.As(err, &over) {
+					return &wire.Error{Code: wire.ErrTxAborted}
 				}
 				return &wire.Error{Code: wire.ErrInternal}
 			},
@@ -265,10 +273,47 @@ func TestDecidedErrorIsNotTriedAgain(t *testing.T) {
 				return false, codeError(wire.ErrSQL)
 			}
 			s.origin(t)
-			_, err := s.Write(t.Context(), "db", insert())
+			res, err := s.Write(t.Context(), "db", insert())
 			is(t, err, []error{errSQL}, []error{errUnknown})
+			if res.Result.Outcome != (wire.Outcome{LastInsertID: failedRowID}) {
+				t.Errorf("the connection is told %+v, which is not of the statement", res.Result.Outcome)
+			}
 		}
 	})
+}
+
+// A write that has waited for a transaction for too long is told so, on the leader as
+// elsewhere, unless an earlier attempt may have been applied: then it goes on until it knows.
+func TestWriteThatWaitedForATransaction(t *testing.T) {
+	late := &engine.AbortedError{Reason: engine.AbortWait, Cause: context.DeadlineExceeded}
+	for name, waited := range map[string]error{"here": late, "there": codeError(wire.ErrTxAborted)} {
+		synctest.Test(t, func(t *testing.T) {
+			s, l := service(0)
+			s.origin(t)
+			l.fault = func(try int, _ string) (bool, error) {
+				if try == 1 {
+					return false, waited
+				}
+				return true, nil
+			}
+			if _, err := s.Write(t.Context(), "db", insert()); err == nil || l.tries != 1 || errors.Is(err, errUnknown) {
+				t.Errorf("%s: %v in %d tries", name, err, l.tries)
+			}
+			s.origin(t)
+			l.fault = func(try int, _ string) (bool, error) {
+				switch try {
+				case 1:
+					return true, rpc.ErrInterrupted
+				case 2:
+					return false, waited
+				}
+				return true, nil
+			}
+			if _, err := s.Write(t.Context(), "db", insert()); err != nil || l.count() != 1 {
+				t.Errorf("%s, sent before: %v; %d applied", name, err, l.count())
+			}
+		})
+	}
 }
 
 // origin registers, whatever the fault, so that a test counts tries of its write alone.

@@ -71,6 +71,9 @@ func (d *DB) runEpoch(units []*Unit) {
 		if d.epoch != e {
 			return
 		}
+		if len(rest) > 0 && len(rest) == len(units) {
+			d.sessionTurn = false // they had no turn: this epoch could not take the first of them
+		}
 		if d.holder == nil && !stop {
 			stop = d.startSession(e)
 		}

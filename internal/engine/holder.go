@@ -64,25 +64,28 @@ func (d *DB) startSession(e *epoch) (stop bool) {
 	return false
 }
 
-// shelve takes the writer from a session that has seen nothing yet: others may go before
-// it. Its next request brings it back.
+// shelve takes the writer from a session that has seen nothing yet. If it has asked for
+// something it is still the next.
 func (d *DB) shelve(s *Session) {
 	d.holder = nil
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.holding = nil
-	if len(s.asked) > 0 {
-		d.returnLocked(s)
-		return
+	switch {
+	case s.gone.Load():
+		s.failLocked(&AbortedError{Reason: AbortGone})
+	case len(s.asked) > 0:
+		d.returning = slices.Insert(d.returning, 0, s)
+		d.sessionTurn = true
+	default:
+		s.shelveLocked()
 	}
-	s.shelved = true
-	d.shelf[s] = struct{}{}
 }
 
-// returnLocked has a session wait for the writer, which it needs from now on.
-func (d *DB) returnLocked(s *Session) {
-	s.since = time.Now()
-	d.returning = append(d.returning, s)
+// shelveLocked puts a session aside that waits for nothing. Its next request brings it back.
+func (s *Session) shelveLocked() {
+	s.shelved = true
+	s.db.shelf[s] = struct{}{}
 }
 
 // standUp opens the savepoint of a session and, if it was parked, repeats its work.
@@ -242,7 +245,7 @@ func (d *DB) serve(e *epoch) sessionFate {
 			r.reply <- StepResult{State: s.state, Over: true}
 			return sessionEnded
 		}
-		if !s.live {
+		if !s.live && r.kind != askRollback { // what is undone already need not be repeated
 			if err := d.standUp(s); err != nil {
 				d.again(s, r)
 				return d.cannotResume(e, s, err)

@@ -197,12 +197,18 @@ func (d *DB) nextUnits() []*Unit {
 	return units
 }
 
-// requeue puts units back in front, in order.
+// requeue puts units back in front, in order. The owner may have ended: what a majority has
+// been asked about is answered on a goroutine of its own.
 func (d *DB) requeue(units []*Unit) {
 	if len(units) == 0 {
 		return
 	}
 	d.mu.Lock()
+	if d.closing {
+		d.mu.Unlock()
+		d.failAll(units, ErrClosed)
+		return
+	}
 	d.units = append(append(make([]*Unit, 0, len(units)+len(d.units)), units...), d.units...)
 	for _, u := range units {
 		d.queued += u.Req.Size()

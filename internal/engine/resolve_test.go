@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -79,5 +81,61 @@ func TestHazard15RequestIsLookedUpAnewAfterItsEpochWasUndone(t *testing.T) {
 	<-told
 	if resolve.Err != nil || !resolve.Result.Duplicate {
 		t.Errorf("told %v, %+v", resolve.Err, resolve.Result)
+	}
+}
+
+// A fence that is sent while the request itself is judged does its work after it: the
+// error of the one says nothing of what became of the other.
+func TestHazard15FenceBesideARequestThatFails(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE t(a UNIQUE)")
+	g.must("INSERT INTO t VALUES(1)")
+	id := wire.RequestID{Origin: 5, Seq: 1}
+	failing := unit("INSERT INTO t VALUES(1)")
+	failing.ID, failing.Lowest = id, 1
+	var told sync.WaitGroup
+	told.Add(2)
+	first := &Unit{Req: failing, Done: func(*Unit) { told.Done() }}
+	fence := &Unit{Req: wire.Unit{ID: id, Lowest: 1, Resolve: true}, Done: func(*Unit) { told.Done() }}
+	g.dbs[0].Submit(first, fence)
+	told.Wait()
+	if !isCode(first.Err, sqlite.Constraint) || !errors.Is(fence.Err, ErrNotFound) {
+		t.Errorf("the request: %v, the fence: %v", first.Err, fence.Err)
+	}
+	g.must("DELETE FROM t")
+	if _, err := g.execUnit(failing); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the request comes again: %v", err)
+	}
+}
+
+// What waits for a request that was stopped is answered though the database ends meanwhile.
+func TestSameRequestIsAnsweredWhenTheDatabaseEnds(t *testing.T) {
+	confirm := make(chan func(bool), 1)
+	g := newGroup(t, 1, func(c *Config) { c.Confirm = func(_ uint64, done func(bool)) { confirm <- done } })
+	id := wire.RequestID{Origin: 5, Seq: 1}
+	endless := unit("WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s) SELECT count(*) FROM s") // one that only reads ends no transaction
+	endless.ID, endless.Lowest, endless.Timeout = id, 1, 50
+	again := endless
+	again.Timeout = 0
+	var told sync.WaitGroup
+	told.Add(2)
+	first := &Unit{Req: endless, Done: func(*Unit) { told.Done() }}
+	second := &Unit{Req: again, Done: func(*Unit) { told.Done() }}
+	g.dbs[0].Submit(first, second)
+	done := <-confirm
+	if err := g.dbs[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.dbs[0] = nil
+	done(true)
+	ended := make(chan struct{})
+	go func() { told.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the second was never answered")
+	}
+	if !errors.Is(first.Err, ErrTimeout) || !errors.Is(second.Err, ErrClosed) {
+		t.Errorf("told %v and %v", first.Err, second.Err)
 	}
 }

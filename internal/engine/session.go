@@ -87,11 +87,10 @@ type Session struct {
 	opts SessionOptions
 	gone atomic.Bool // the client wants it to end
 
-	since time.Time // when it began to wait for the writer
-
 	// Guarded by db.mu.
 	asked   []*sessionRequest
-	over    error // why it has ended
+	since   time.Time // when it asked: while it is returning, it waits since then
+	over    error     // why it has ended
 	started time.Time
 	touched time.Time // when the client was last answered
 	lastSQL string
@@ -163,10 +162,9 @@ func (d *DB) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
 	case d.closing:
 		d.mu.Unlock()
 		return nil, ErrClosed
-	case len(d.sessions)+len(d.returning)+len(d.shelf) >= d.cfg.MaxSessions:
-		n := len(d.sessions) + len(d.returning) + len(d.shelf)
+	case !d.roomLocked():
 		d.mu.Unlock()
-		return nil, &TooLargeError{What: "the number of open transactions", Size: n + 1, Most: d.cfg.MaxSessions}
+		return nil, &TooLargeError{What: "the number of open transactions", Size: d.cfg.MaxSessions + 1, Most: d.cfg.MaxSessions}
 	}
 	d.sessions = append(d.sessions, s)
 	d.mu.Unlock()
@@ -192,6 +190,23 @@ func (d *DB) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
 		s.Abort()
 	}
 	return nil, err
+}
+
+// roomLocked reports whether one more session may begin. Those that hold nothing are in
+// nobody's way until there is no room: then the ones that are late make some.
+func (d *DB) roomLocked() bool {
+	full := func() bool { return len(d.sessions)+len(d.returning)+len(d.shelf) >= d.cfg.MaxSessions }
+	if !full() {
+		return true
+	}
+	now := time.Now()
+	for s := range d.shelf {
+		if reason := d.late(s, false, now); reason != 0 {
+			delete(d.shelf, s)
+			s.failLocked(&AbortedError{Reason: reason})
+		}
+	}
+	return !full()
 }
 
 // withdraw takes a session out of the queue. It returns false if it has begun.
@@ -238,12 +253,37 @@ func (s *Session) Abort() {
 	s.gone.Store(true)
 	d := s.db
 	d.mu.Lock()
-	if s.shelved {
+	if s.shelved || d.unqueueLocked(s) {
 		delete(d.shelf, s)
 		s.failLocked(&AbortedError{Reason: AbortGone})
 	}
 	d.mu.Unlock()
 	d.signal()
+}
+
+// unqueueLocked takes a session out of those that wait for the writer, and reports whether
+// it was one. It has seen nothing, and what it asked for has not run.
+func (d *DB) unqueueLocked(s *Session) bool {
+	i := slices.Index(d.returning, s)
+	if i < 0 {
+		return false
+	}
+	d.returning = slices.Delete(d.returning, i, i+1)
+	return true
+}
+
+// callOff ends the wait for the writer of a request that was canceled. The transaction goes
+// on. It returns false if it does not wait.
+func (s *Session) callOff(r *sessionRequest) bool {
+	d := s.db
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(s.asked) != 1 || s.asked[0] != r || !d.unqueueLocked(s) {
+		return false
+	}
+	s.asked = nil
+	s.shelveLocked()
+	return true
 }
 
 func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
@@ -255,12 +295,17 @@ func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
 		d.mu.Unlock()
 		return StepResult{Err: err, Over: true}
 	}
-	s.asked = append(s.asked, r)
 	if s.shelved {
 		s.shelved = false
 		delete(d.shelf, s)
-		d.returnLocked(s)
+		if r.kind != askRun { // it has seen nothing and done nothing, and needs nothing to end
+			s.over = errSessionDone
+			d.mu.Unlock()
+			return StepResult{State: s.state, Over: true}
+		}
+		d.returning = append(d.returning, s)
 	}
+	s.asked, s.since = append(s.asked, r), time.Now()
 	if r.kind == askRun {
 		s.lastSQL = r.stmt.SQL
 	}
@@ -276,6 +321,9 @@ func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
 	// A statement that runs is stopped at once; what waits for consensus may take as
 	// long as that does.
 	r.canceled.Store(true)
+	if s.callOff(r) {
+		return StepResult{State: s.state, Err: fmt.Errorf("%w (%w)", context.Cause(ctx), ErrCanceled)}
+	}
 	d.signal()
 	timer := time.NewTimer(CancelGrace)
 	defer timer.Stop()

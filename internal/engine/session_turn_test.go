@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,5 +50,76 @@ func TestSessionsHaveTheirTurnAmongUnits(t *testing.T) {
 			x.mustCommit()
 		}
 		cancel()
+	}
+}
+
+// A transaction whose turn comes when its epoch must close is the first in the next one,
+// though the writes of each leave it no time.
+func TestSessionKeepsItsTurnWhenItsEpochCloses(t *testing.T) {
+	g := newGroup(t, 1, func(c *Config) { c.BatchWindow = time.Second })
+	g.must("CREATE TABLE t(a)")
+	x := g.beginTx()
+	var wg sync.WaitGroup
+	var over atomic.Bool
+	var again func()
+	again = func() { // as soon as one is answered the next one waits
+		g.dbs[0].Submit(&Unit{Req: unit("INSERT INTO t WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 40) SELECT i FROM s; DELETE FROM t"), Done: func(*Unit) {
+			if over.Load() {
+				wg.Done()
+			} else {
+				again()
+			}
+		}})
+	}
+	for range 200 {
+		wg.Add(1)
+		again()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if r := x.s.Run(ctx, Statement{Statement: wire.Statement{SQL: "INSERT INTO t VALUES(1)"}}); r.Err != nil {
+		t.Error(r.Err)
+	}
+	x.s.Abort()
+	over.Store(true)
+	wg.Wait()
+}
+
+// Nor do transactions, however many wait, keep a write out that needs an epoch of its own.
+func TestUnitsHaveTheirTurnAmongSessions(t *testing.T) {
+	other := unit("INSERT INTO t VALUES(-1)")
+	other.ForeignKeys = true
+	for name, u := range map[string]wire.Unit{
+		"other modes": other,
+		"long":        unit("INSERT INTO t WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 20000) SELECT count(*) FROM s"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGroup(t, 2)
+			g.must("CREATE TABLE t(a)")
+			const n = 30
+			others, holder := g.besideAHolder(n)
+			marks := make(chan wire.Mark, n)
+			for _, x := range others {
+				go func() {
+					_ = x.run("INSERT INTO t VALUES(1)")
+					marks <- x.commit().Mark
+				}()
+			}
+			g.eventually("they do not wait", func(d *DB) bool { return len(d.returning) == n })
+			done := make(chan struct{})
+			late := &Unit{Req: u, Done: func(*Unit) { close(done) }}
+			g.dbs[0].Submit(late)
+			holder.mustCommit()
+			<-done
+			before := 0
+			for range n {
+				if m := <-marks; m.Index < late.Result.Mark.Index {
+					before++
+				}
+			}
+			if late.Err != nil || before > n/2 {
+				t.Errorf("%v, and %d of %d transactions came before", late.Err, before, n)
+			}
+		})
 	}
 }

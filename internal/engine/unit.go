@@ -102,7 +102,8 @@ func (d *DB) fail(u *Unit, err error) {
 }
 
 // finish answers a unit, and those that are the same request. What only the first
-// one's own deadline or withdrawal ended is run again for the next.
+// one's own deadline or withdrawal ended is run again for the next, and a fence takes the
+// place of one that was found to fail.
 func (d *DB) finish(u *Unit) {
 	if u.state.Swap(unitDone) == unitDone {
 		return
@@ -116,10 +117,19 @@ func (d *DB) finish(u *Unit) {
 		return
 	}
 	for _, f := range follow {
+		if f.Req.Resolve && u.failed && !undecided(u.Err) {
+			d.requeue([]*Unit{f})
+			continue
+		}
 		f.Result, f.Err = u.Result, u.Err
 		f.Result.Duplicate = true
 		d.finish(f)
 	}
+}
+
+// undecided reports whether an error says nothing of what the unit does where it is run.
+func undecided(err error) bool {
+	return errors.Is(err, ErrNotLeading) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrHalted) || errors.Is(err, ErrClosed)
 }
 
 // Exec submits one unit and waits. When ctx ends first, the error is ctx's,

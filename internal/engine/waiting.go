@@ -131,8 +131,8 @@ func (d *DB) failWaiting(now time.Time) {
 			r.res.State = s.state
 			asked = append(asked, r)
 		}
-		s.asked, s.shelved = nil, true
-		d.shelf[s] = struct{}{}
+		s.asked = nil
+		s.shelveLocked()
 		return true
 	})
 	d.mu.Unlock()
