@@ -113,7 +113,7 @@ func (g *group) close() {
 			continue
 		}
 		if g.halts[i] == nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			if err := d.Drain(ctx); err != nil {
 				g.t.Errorf("replica %d: %v", i, err)
 			}
