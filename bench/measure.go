@@ -28,7 +28,9 @@ func measure(workers int, op func(ctx context.Context, worker, i int) error) (ra
 				}
 				if err := op(ctx, w, i); err != nil {
 					mu.Lock()
-					failed = err
+					if failed == nil { // the others end because of it
+						failed = err
+					}
 					mu.Unlock()
 					cancel()
 					return

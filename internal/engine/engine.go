@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,6 +147,7 @@ type DB struct {
 	mu        sync.Mutex // guards the queues
 	units     []*Unit
 	queued    int                   // bytes of units
+	swept     time.Time             // when units that were withdrawn were last taken out of a full queue
 	sessions  []*Session            // that wait for the writer
 	returning []*Session            // that wait for it again, with their first request
 	shelf     map[*Session]struct{} // that have begun and asked for nothing yet
@@ -275,25 +277,49 @@ func (d *DB) Submit(units ...*Unit) {
 			u.deadline = now.Add(limit)
 		}
 	}
-	var err error
 	d.mu.Lock()
-	switch {
-	case d.closing:
-		err = ErrClosed
-	case len(d.units)+len(units) > d.cfg.MaxQueued:
-		err = &TooLargeError{What: "the queue of waiting writes", Size: len(d.units) + len(units), Most: d.cfg.MaxQueued}
-	case d.queued > 0 && d.queued+size > d.cfg.MaxQueuedBytes:
-		err = &TooLargeError{What: "the queue of waiting writes, in bytes,", Size: d.queued + size, Most: d.cfg.MaxQueuedBytes}
-	default:
-		d.units = append(d.units, units...)
-		d.queued += size
-	}
+	err := d.queueLocked(units, size)
 	d.mu.Unlock()
 	if err != nil {
 		d.failAll(units, err)
 		return
 	}
 	d.signal()
+}
+
+// sweepPause is how often a full queue is looked through.
+const sweepPause = time.Millisecond
+
+// queueLocked takes units in if there is room for them, or those that were withdrawn make some.
+func (d *DB) queueLocked(units []*Unit, size int) error {
+	room := func() error {
+		switch {
+		case len(d.units)+len(units) > d.cfg.MaxQueued:
+			return &TooLargeError{What: "the queue of waiting writes", Size: len(d.units) + len(units), Most: d.cfg.MaxQueued}
+		case d.queued > 0 && d.queued+size > d.cfg.MaxQueuedBytes:
+			return &TooLargeError{What: "the queue of waiting writes, in bytes,", Size: d.queued + size, Most: d.cfg.MaxQueuedBytes}
+		}
+		return nil
+	}
+	if d.closing {
+		return ErrClosed
+	}
+	if now := time.Now(); room() != nil && now.Sub(d.swept) > sweepPause {
+		d.swept = now
+		d.units = slices.DeleteFunc(d.units, func(u *Unit) bool {
+			if u.state.Load() != unitCanceled {
+				return false
+			}
+			d.queued -= u.Req.Size()
+			return true
+		})
+	}
+	if err := room(); err != nil {
+		return err
+	}
+	d.units = append(d.units, units...)
+	d.queued += size
+	return nil
 }
 
 // Lead lets the owner open epochs, once everything delivered before is applied. The

@@ -89,12 +89,18 @@ func TestSessionKeepsItsTurnWhenItsEpochCloses(t *testing.T) {
 func TestUnitsHaveTheirTurnAmongSessions(t *testing.T) {
 	other := unit("INSERT INTO t VALUES(-1)")
 	other.ForeignKeys = true
+	const oneEach = "an entry each"
 	for name, u := range map[string]wire.Unit{
 		"other modes": other,
+		oneEach:       unit("INSERT INTO t VALUES(-1)"),
 		"long":        unit("INSERT INTO t WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 20000) SELECT count(*) FROM s"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newGroup(t, 2)
+			g := newGroup(t, 2, func(c *Config) {
+				if name == oneEach {
+					c.BatchMaxUnits = 1
+				}
+			})
 			g.must("CREATE TABLE t(a)")
 			const n = 30
 			others, holder := g.besideAHolder(n)

@@ -91,3 +91,28 @@ func (g *group) beginBehindAUnit(sql string) *Session {
 	}
 	return second.s
 }
+
+// Writes that were withdrawn while they waited take no room from others.
+func TestWithdrawnWritesMakeRoom(t *testing.T) {
+	g := newGroup(t, 1, func(c *Config) { c.MaxQueued, c.MaxWait = 3, -1 })
+	g.must("CREATE TABLE t(a)")
+	x := g.beginTx()
+	x.must("INSERT INTO t VALUES(0)")
+	for range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err := g.dbs[0].Exec(ctx, unit("INSERT INTO t VALUES(1)"))
+		cancel()
+		if !errors.Is(err, ErrCanceled) {
+			t.Fatalf("a write that gave up: %v", err)
+		}
+	}
+	last := &Unit{Req: unit("INSERT INTO t VALUES(2)")}
+	told := make(chan struct{})
+	last.Done = func(*Unit) { close(told) }
+	g.dbs[0].Submit(last)
+	x.mustCommit()
+	<-told
+	if got := g.query(0, "SELECT group_concat(a) FROM t"); last.Err != nil || got[0][0] != "0,2" {
+		t.Errorf("%v, rows %v", last.Err, got)
+	}
+}
