@@ -147,7 +147,11 @@ func (o *Office) take(ctx context.Context, term uint64) error {
 		return err
 	}
 	o.cfg.Databases.Lead(term)
-	return o.cfg.Begun(ctx)
+	if err := o.cfg.Begun(ctx); err != nil {
+		o.cfg.Databases.StepDown() // nobody would, when the term ends
+		return err
+	}
+	return nil
 }
 
 // lose closes the databases for writing.

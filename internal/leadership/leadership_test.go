@@ -29,6 +29,7 @@ type node struct {
 	leader    string
 	voters    []string
 	notReady  error
+	notBegun  error
 	halted    bool
 	transfers func(id string) error
 	did       []string
@@ -90,7 +91,7 @@ func with(t *testing.T, f func(*testing.T, *node)) {
 			NodeID: "a", Raft: n, Databases: n, Wait: time.Second, Group: group, Done: n.done, Logger: slog.New(slog.DiscardHandler),
 			Closed: errClosed, NoLeader: errNoLeader,
 			Ready:  func() (err error) { n.locked(func() { err = n.notReady }); return err },
-			Begun:  func(context.Context) error { n.note("begun"); return nil },
+			Begun:  func(context.Context) (err error) { n.note("begun"); n.locked(func() { err = n.notBegun }); return err },
 			Halted: func() (halted bool) { n.locked(func() { halted = n.halted }); return halted },
 			Won:    func(term uint64) { n.note("won %d", term) },
 			Lost:   func(term uint64) { n.note("lost %d", term) },
@@ -123,6 +124,18 @@ func TestLeadershipBeginsWhenEverythingBeforeItIsApplied(t *testing.T) {
 		if id, local, ok := n.Office.Leader(); id != "b" || local || !ok {
 			t.Errorf("%q, %v, %v", id, local, ok)
 		}
+	})
+}
+
+// A win that cannot be used leaves no database open for writing: nobody would close it.
+func TestFailedBeginningClosesTheDatabases(t *testing.T) {
+	with(t, func(t *testing.T, n *node) {
+		n.locked(func() { n.notBegun = errors.New("the first entry cannot be written") })
+		n.raft(5, "a")
+		n.has(t, "barrier", "drain", "lead 5", "begun", "step down")
+		n.locked(func() { n.notBegun = nil })
+		time.Sleep(tick)
+		n.has(t, taken...)
 	})
 }
 
