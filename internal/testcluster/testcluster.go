@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,14 +74,20 @@ func (c *Cluster) config(i int, opts []Option) colmena.Config {
 	return cfg
 }
 
+// nextPort counts the ports that were drawn.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(rand.Uint32N(1000)) }
+
 // FreeAddr returns a loopback address nobody listens on, for a node that is to come
 // back to it: outside the range from which the system draws ports by itself, or an
 // outgoing connection might take it while the node is down. Processes that were started one
-// after the other, as tests of several packages are, draw from different thousands.
+// after the other, as tests of several packages are, draw from different thousands, and
+// none draws the same soon again.
 func FreeAddr(tb testing.TB) string {
 	tb.Helper()
 	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 20000+os.Getpid()%12*1000+rand.IntN(1000))
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+os.Getpid()%12*1000+int(nextPort.Add(1)%1000))
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			continue
