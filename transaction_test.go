@@ -129,6 +129,34 @@ func TestBeginAndCommitAsText(t *testing.T) {
 	exec(t, follower, "INSERT INTO t VALUES(6)")
 }
 
+// A query in a transaction is held in memory up to a bound. One that exceeds it is told so, and the transaction goes on.
+func TestQueryInATransactionIsBounded(t *testing.T) {
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.MaxResultBytes = 1000 })
+	leader, follower := leaderAndFollower(t, c)
+	exec(t, leader, "CREATE TABLE t(a)")
+	for i, n := range []*colmena.Node{leader, follower} {
+		tx, err := n.DB().BeginTx(limit(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(zeroblob(5000))"); err != nil {
+			t.Fatal(err)
+		}
+		var big *colmena.LimitError
+		if err := tx.QueryRow("SELECT a FROM t").Scan(new([]byte)); !errors.As(err, &big) {
+			t.Errorf("node %d: more than the bound: %v", i, err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Errorf("node %d: the commit: %v", i, err)
+		}
+		var got []byte // outside a transaction rows stream
+		ctx := colmena.WithConsistency(limit(t), colmena.Strong)
+		if err := n.DB().QueryRowContext(ctx, "SELECT a FROM t").Scan(&got); err != nil || len(got) != 5000 {
+			t.Errorf("node %d: outside: %d bytes, %v", i, len(got), err)
+		}
+	}
+}
+
 func TestBufferedTransactions(t *testing.T) {
 	c := testcluster.New(t, 3)
 	_, follower := leaderAndFollower(t, c)

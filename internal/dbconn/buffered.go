@@ -60,7 +60,7 @@ type bufferedResult struct {
 	i    int
 }
 
-var errNotCommitted = errors.New("colmena: the counts of a statement in a buffered transaction are not known before it is committed")
+var errNotCommitted = errors.New("colmena: the counts of a statement in a buffered transaction are not known before it is committed: read them after Commit, or use an interactive transaction")
 
 func (r *bufferedResult) outcome() (wire.Outcome, error) {
 	if r.done == nil || r.i >= len(*r.done) {
