@@ -58,6 +58,7 @@ var crashPlans = map[string][]crashPlan{
 	"checkpoint.after-passive":       {{crashBig, []int{1}}},
 	"commit.after":                   {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}, {crashTx, []int{9}}},
 	"commit.before":                  {{crashAlone, []int{1, 2, 9}}, {crashLeader, []int{5}}, {crashTx, []int{9}}},
+	"ahead.folded":                   {{crashTx, []int{1, 4}}},
 	"apply.before-commit":            {{crashReplay, []int{1}}, {crashFollower, []int{1, 4}}, {crashBehind, []int{1}}},
 	"apply.after-commit":             {{crashReplay, []int{1}}, {crashFollower, []int{1, 4}}, {crashBehind, []int{1}}},
 	"create.before-rename":           {{crashAlone, []int{1, 2}}},

@@ -58,6 +58,7 @@ type replayed struct {
 // consume takes in what the node delivered, in order. When the database ends meanwhile
 // it stops between two entries.
 func (d *DB) consume(items []logItem) {
+	d.fold()
 	tx := replayTx{mark: d.Mark()}
 	passed := uint64(0)
 	for i := range items {
@@ -198,6 +199,7 @@ func (d *DB) replayEntry(tx *replayTx, it *logItem) {
 		// never be applied, proposed or not: its units may run again.
 		d.answer(e, ErrNotLeading)
 	}
+	d.void()
 	d.abortSession(AbortLeader, nil)
 	if err := wire.DecodeEntry(it.data, &d.entry); err != nil {
 		d.stop(tx, fmt.Errorf("entry %v cannot be read: %w", it.mark, err))

@@ -197,6 +197,9 @@ type DB struct {
 	saveStatement    *sqlite.Stmt
 	releaseStatement *sqlite.Stmt
 	undoToStatement  *sqlite.Stmt
+	saveAhead        *sqlite.Stmt
+	releaseAhead     *sqlite.Stmt
+	undoAhead        *sqlite.Stmt
 	setMark          *sqlite.Stmt
 	setEpoch         *sqlite.Stmt
 	delEpoch         *sqlite.Stmt
@@ -209,7 +212,8 @@ type DB struct {
 	holder           *Session // that holds the writer
 	sessionTurn      bool     // a session that waits comes before more units
 	timer            *time.Timer
-	epoch            *epoch
+	epoch            *epoch // that is open, or proposed
+	ahead            *epoch // that stands on it, or is to be repeated
 	epochs           uint64
 	running          *runningUnit
 	maxRowID         bool // a row was given the last rowid there is

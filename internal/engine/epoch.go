@@ -25,7 +25,9 @@ type epoch struct {
 	byID     map[wire.RequestID]*Unit
 	time     int64 // of the newest unit that succeeded
 	proposed bool
-	rebuilt  bool // its transaction was lost and its units were repeated
+	rebuilt  bool   // its transaction was lost and its units were repeated
+	base     *epoch // the proposed one that it stands on now
+	closed   bool   // nothing more may stand on it
 }
 
 // runningUnit is what the progress callback needs to know of the unit that runs.
@@ -54,9 +56,8 @@ const maxRetries = 16
 // deadline: some tens of microseconds.
 const progressOps = 4000
 
-// runEpoch forms one epoch from what waits and proposes it. What does not fit goes
-// back to the queue. A session that was parked works first; between sessions the units
-// that wait run.
+// runEpoch forms one epoch from what finished ahead, or else from what waits, and proposes
+// it. What does not fit goes back to the queue.
 func (d *DB) runEpoch(units []*Unit) {
 	e, err := d.open(d.nextModes(units))
 	if err != nil {
@@ -65,11 +66,42 @@ func (d *DB) runEpoch(units []*Unit) {
 		d.failAll(units, err)
 		return
 	}
+	if len(e.units) == 0 {
+		if d.fill(e, units) != fillLost {
+			d.propose(e)
+		}
+		return
+	}
+	// What finished ahead has waited for a round trip already.
+	if !d.repeatUnits(e) {
+		d.undoEpoch(e, units)
+		return
+	}
+	d.count.ahead.Add(uint64(len(e.units)))
+	rest, _ := d.runUnits(e, units)
+	d.requeue(rest)
+	if d.epoch == e {
+		d.propose(e)
+	}
+}
+
+// filling is how the filling of an epoch ended.
+type filling int
+
+const (
+	fillIdle filling = iota // nothing waits
+	fillStop                // it must close
+	fillLost                // it is gone, and everything in it was seen to
+)
+
+// fill runs what waits in an epoch, until nothing waits or it must close. A session that
+// was parked works first; between sessions the units that wait run.
+func (d *DB) fill(e *epoch, units []*Unit) filling {
 	for {
 		rest, stop := d.runUnits(e, units)
 		d.requeue(rest)
-		if d.epoch != e {
-			return
+		if d.epoch != e && d.ahead != e {
+			return fillLost
 		}
 		if len(rest) > 0 && len(rest) == len(units) {
 			d.sessionTurn = false // they had no turn: this epoch could not take the first of them
@@ -80,32 +112,36 @@ func (d *DB) runEpoch(units []*Unit) {
 		if d.holder != nil {
 			switch d.serve(e) {
 			case sessionLost:
-				return
+				return fillLost
 			case sessionCut:
 				stop = true
 			}
 		}
 		if stop || d.windowEnded(e) {
-			break
+			return fillStop
 		}
 		// One turn of the scheduler lets writers that were just answered queue up.
 		runtime.Gosched()
+		if e.base != nil && !d.wantsAhead() {
+			return fillIdle
+		}
 		if units = d.nextUnits(); len(units) == 0 && !d.sessionsWait() {
-			break
+			return fillIdle
 		}
 	}
-	d.propose(e)
 }
 
 // windowEnded reports whether the epoch has been open for long enough: since something
 // in it finished, because a session may have taken its time before.
 func (d *DB) windowEnded(e *epoch) bool {
-	return d.cfg.BatchWindow < 0 || len(e.units) > 0 && time.Since(e.first) >= d.cfg.BatchWindow
+	return e.base == nil && (d.cfg.BatchWindow < 0 || len(e.units) > 0 && time.Since(e.first) >= d.cfg.BatchWindow)
 }
 
 // nextModes are those of whatever comes first in the next epoch.
 func (d *DB) nextModes(units []*Unit) Modes {
 	switch {
+	case d.ahead != nil:
+		return d.ahead.modes
 	case d.holder != nil:
 		return d.holder.opts.Modes
 	case len(units) > 0:
@@ -132,7 +168,7 @@ func (d *DB) full(e *epoch) bool {
 	return len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes
 }
 
-// open begins an epoch.
+// open begins an epoch, of what finished ahead if there is something.
 func (d *DB) open(modes Modes) (*epoch, error) {
 	if err := d.setModes(modes); err != nil {
 		return nil, err
@@ -141,8 +177,13 @@ func (d *DB) open(modes Modes) (*epoch, error) {
 		return nil, err
 	}
 	d.epochs++
-	d.epoch = &epoch{seq: d.epochs, term: d.leading.Load(), prev: d.Mark(), modes: modes, byID: map[wire.RequestID]*Unit{}}
-	return d.epoch, nil
+	e := d.ahead
+	if e == nil {
+		e = &epoch{modes: modes, byID: map[wire.RequestID]*Unit{}}
+	}
+	e.seq, e.term, e.prev = d.epochs, d.leading.Load(), d.Mark()
+	d.epoch, d.ahead = e, nil
+	return e, nil
 }
 
 // openFailure is what waiting units are told when no transaction can be begun.
@@ -163,8 +204,8 @@ func (d *DB) runUnits(e *epoch, units []*Unit) (rest []*Unit, stop bool) {
 			d.undoEpoch(e, units[i:])
 			return nil, true
 		}
-		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && d.windowEnded(e)
-		if full || modesOf(&u.Req) != e.modes || u.alone && e.good > 0 {
+		full := d.full(e) || e.rebuilt || i > 0 && d.cfg.BatchWindow > 0 && d.windowEnded(e) || e.base != nil && d.logWaits()
+		if full || modesOf(&u.Req) != e.modes || u.alone && (e.good > 0 || e.base != nil) {
 			return units[i:], true
 		}
 		if !d.admitUnit(e, u) {
@@ -216,7 +257,7 @@ func (d *DB) admitUnit(e *epoch, u *Unit) bool {
 		return false
 	}
 	if u.Req.ID.Origin != 0 {
-		if first := e.byID[u.Req.ID]; first != nil {
+		if first := e.find(u.Req.ID); first != nil {
 			first.follow = append(first.follow, u)
 			return false
 		}
@@ -257,7 +298,7 @@ func (d *DB) runUnit(e *epoch, u *Unit) fate {
 	}
 	if why == errCut {
 		// The finished ones are not held up: they go first, this one by itself.
-		u.alone = true
+		u.alone = e.base == nil
 		delete(e.byID, u.Req.ID)
 		return cut
 	}
@@ -446,7 +487,7 @@ func (d *DB) progress() bool {
 		r.why = ErrCanceled
 	case !r.deadline.IsZero() && now.After(r.deadline):
 		r.why = ErrTimeout
-	case len(r.epoch.units) > 0 && now.Sub(r.started) > cutAfter:
+	case d.mustClose(r.epoch, r.started, now):
 		r.why = errCut
 	default:
 		return false
@@ -460,22 +501,37 @@ func (d *DB) progress() bool {
 // otherwise the epoch was undone.
 func (d *DB) rebuild(e *epoch) bool {
 	e.rebuilt = true // once per epoch: the units that wait go into the next
-	err := d.rollbackOpen()
-	if err == nil {
-		err = d.runInternal(d.begin)
-	}
-	for i := 0; err == nil && i < len(e.units); i++ {
-		if d.urgent.Load() {
+	var err error
+	if e.base != nil {
+		if !d.restore(e.base) {
 			return false
 		}
-		if !e.units[i].failed {
-			err = d.repeat(e.units[i])
-		}
+		err = d.runInternal(d.saveAhead)
+	} else if err = d.rollbackOpen(); err == nil {
+		err = d.runInternal(d.begin)
 	}
 	if err != nil {
 		d.cfg.Logger.Warn("epoch undone", "db", d.cfg.Name, "units", len(e.units), "err", err)
+		return false
 	}
-	return err == nil
+	return d.repeatUnits(e)
+}
+
+// repeatUnits runs the units of an epoch as they were recorded. It reports success.
+func (d *DB) repeatUnits(e *epoch) bool {
+	for _, u := range e.units {
+		if d.urgent.Load() && !e.proposed {
+			return false
+		}
+		if u.failed {
+			continue
+		}
+		if err := d.repeat(u); err != nil {
+			d.cfg.Logger.Warn("epoch undone", "db", d.cfg.Name, "units", len(e.units), "err", err)
+			return false
+		}
+	}
+	return true
 }
 
 // repeat runs a unit as it was recorded and compares the outcome.
@@ -497,8 +553,9 @@ func (d *DB) repeat(u *Unit) error {
 // undoEpoch rolls an epoch back that cannot be applied and puts its units back in
 // front of the queue, and rest behind them.
 func (d *DB) undoEpoch(e *epoch, rest []*Unit) {
+	stood := len(e.units) > 0 || e.base != nil
 	d.abandon(e)
-	if len(e.units) > 0 {
+	if stood {
 		d.abortSession(AbortLeader, nil) // it stood on them
 	}
 	again := make([]*Unit, 0, len(e.units)+len(rest))
@@ -518,8 +575,15 @@ func (d *DB) undoEpoch(e *epoch, rest []*Unit) {
 	d.requeue(append(again, rest...))
 }
 
-// abandon rolls the open epoch back. Its units are still the caller's to answer.
+// abandon rolls an epoch back, and what stands on it. Its units are still the caller's to
+// answer.
 func (d *DB) abandon(e *epoch) {
+	if e == d.ahead {
+		d.ahead = nil
+		d.comeDown(e)
+		return
+	}
+	d.void()
 	d.epoch = nil
 	d.proposed.Store(0)
 	if err := d.rollbackOpen(); err != nil {
@@ -537,6 +601,14 @@ func (d *DB) rollbackOpen() error {
 	err := d.forgetUndone(d.touched)
 	d.touched = false
 	return err
+}
+
+// find returns a unit of the epoch, or of the one that it stands on.
+func (e *epoch) find(id wire.RequestID) *Unit {
+	if u := e.byID[id]; u != nil || e.base == nil {
+		return u
+	}
+	return e.base.byID[id]
 }
 
 func isCode(err error, code int) bool {

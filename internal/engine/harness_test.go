@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -235,4 +236,16 @@ func (g *group) restart(i int) {
 		g.t.Fatal(err)
 	}
 	g.start(i)
+}
+
+// foreignEntry is one of another leader: its unit adds row 9 to t.
+func foreignEntry(prev wire.Mark, id wire.RequestID) []byte {
+	var enc wire.EntryEncoder
+	enc.Begin(wire.EntryHeader{DB: 7, Prev: prev, Proposer: 99, Epoch: 1, Engine: sqlite.Fingerprint()})
+	u := &wire.EntryUnit{ID: id, Statements: []wire.EntryStatement{{SQL: "INSERT INTO t(rowid, a) VALUES(9, 4)", Outcome: wire.Outcome{RowsAffected: 1, LastInsertID: 9}}}}
+	if id.Origin != 0 {
+		u.Lowest = 1
+	}
+	enc.AppendUnit(u)
+	return enc.Finish()
 }

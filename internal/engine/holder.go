@@ -170,9 +170,10 @@ func (d *DB) abortSession(reason AbortReason, cause error) {
 	}
 }
 
-// failSessions ends the session that holds the writer, which is parked, and those that
-// wait for it.
+// failSessions ends the session that holds the writer, which is parked, those that wait
+// for it, and what was done ahead.
 func (d *DB) failSessions(err error) {
+	d.void()
 	over := err
 	if errors.Is(err, ErrNotLeading) {
 		over = &AbortedError{Reason: AbortLeader}
@@ -210,7 +211,7 @@ func (s *Session) failLocked(err error) {
 func (d *DB) serve(e *epoch) sessionFate {
 	s, served := d.holder, 0
 	for {
-		r, cut := d.nextRequest(s)
+		r, cut := d.nextRequest(e, s)
 		now := time.Now()
 		switch {
 		case d.urgent.Load():
@@ -225,7 +226,7 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case d.late(s, r != nil, now) != 0:
 			d.again(s, r)
 			return d.giveUp(e, s, d.late(s, r != nil, now))
-		case cut && (served > 0 || r == nil) || len(e.units) > 0 && now.Sub(e.first) > cutAfter || served > 0 && d.cutEach.Load():
+		case cut && (served > 0 || r == nil) || d.mustClose(e, e.first, now) || served > 0 && d.cutEach.Load():
 			d.again(s, r)
 			if !s.begun {
 				d.shelve(s)
@@ -235,6 +236,8 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case r == nil && !s.begun:
 			d.shelve(s)
 			return sessionEnded
+		case r == nil && e.base == nil && len(e.units) > 0 && d.goesAhead(e, s):
+			return d.cutFor(e, s) // its client thinks, and it can go on while the others are on their way
 		case r == nil:
 			d.sleep(d.serveUntil(e, s))
 			d.failWaiting(time.Now())
@@ -294,10 +297,10 @@ func (d *DB) cutFor(e *epoch, s *Session) sessionFate {
 // nextRequest takes what the client asks next. cut says that something else needs the
 // owner outside a transaction. It gets it once the client has been served: the session's
 // work may take longer to repeat than it is until the next wants the owner.
-func (d *DB) nextRequest(s *Session) (r *sessionRequest, cut bool) {
+func (d *DB) nextRequest(e *epoch, s *Session) (r *sessionRequest, cut bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	cut = len(d.control) > 0 || len(d.log) > 0 || d.closing
+	cut = e.base == nil && len(d.control) > 0 || len(d.log) > 0 || d.closing
 	for len(s.asked) > 0 {
 		r, s.asked = s.asked[0], s.asked[1:]
 		if !r.canceled.Load() || r.kind != askRun {
@@ -408,7 +411,7 @@ func (d *DB) commitSession(e *epoch, s *Session, r *sessionRequest) (sessionFate
 	if len(s.done) == 0 {
 		return d.rollbackSession(e, s, r), true
 	}
-	if _, v := d.memory.look(r.id); v != requestFresh || e.byID[r.id] != nil {
+	if _, v := d.memory.look(r.id); v != requestFresh || e.find(r.id) != nil {
 		d.reply(s, r, ErrExpired)
 		return sessionEnded, false
 	}

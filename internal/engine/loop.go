@@ -116,7 +116,7 @@ func (d *DB) own() {
 			d.discard(nil)
 			continue
 		}
-		if d.epoch == nil && d.workBetweenEpochs() {
+		if d.epoch == nil && d.workBetweenEpochs() || d.runAhead() {
 			continue
 		}
 		if d.holder == nil {
@@ -137,7 +137,7 @@ func (d *DB) workBetweenEpochs() bool {
 	d.mu.Lock()
 	control := d.control
 	d.control = nil
-	some := len(d.units) > 0 || len(d.sessions)+len(d.returning) > 0 || d.holder != nil
+	some := len(d.units) > 0 || len(d.sessions)+len(d.returning) > 0 || d.holder != nil || d.ahead != nil
 	d.mu.Unlock()
 	for _, fn := range control {
 		fn()
@@ -151,6 +151,10 @@ func (d *DB) workBetweenEpochs() bool {
 	case d.leading.Load() == 0:
 		d.failSessions(ErrNotLeading)
 		d.failAll(d.takeUnits(), ErrNotLeading)
+	case d.ahead != nil && d.holder != nil:
+		d.runEpoch(nil)
+	case d.ahead != nil:
+		d.runEpoch(d.nextUnits())
 	case d.holder == nil:
 		d.grant()
 		if units := d.nextUnits(); len(units) > 0 || d.sessionsWait() {

@@ -42,6 +42,7 @@ func (d *DB) runStatement(e *epoch, s *Session, r *sessionRequest) (tail string,
 	defer d.x.release(p)
 	d.running = &runningUnit{canceled: &r.canceled, gone: &s.gone, deadline: r.deadline, epoch: e, started: time.Now()}
 	defer func() {
+		s.cost += time.Since(d.running.started)
 		why, d.running = d.running.why, nil
 		if err == nil || !isCode(err, sqlite.Interrupt) {
 			why = nil
@@ -230,7 +231,7 @@ func (d *DB) failedStatement(e *epoch, s *Session, r *sessionRequest, why, err e
 		d.abortSession(AbortStatement, err)
 		return sessionLost, true
 	}
-	if why == errCut || why == nil && len(e.units) > 0 && restsOnState(err) {
+	if why == errCut || why == nil && (len(e.units) > 0 || e.base != nil) && restsOnState(err) {
 		// Those that have finished go first; then it runs on what is decided.
 		d.again(s, r)
 		return d.cutFor(e, s), true

@@ -70,10 +70,7 @@ func TestHazard15RequestIsLookedUpAnewAfterItsEpochWasUndone(t *testing.T) {
 	<-running
 	g.mu.Lock()
 	// The one who led meanwhile has applied it.
-	var enc wire.EntryEncoder
-	enc.Begin(wire.EntryHeader{DB: 7, Prev: d.Mark(), Proposer: 99, Epoch: 1, Engine: sqlite.Fingerprint()})
-	enc.AppendUnit(&wire.EntryUnit{ID: resolve.Req.ID, Lowest: 1, Statements: []wire.EntryStatement{{SQL: "INSERT INTO t VALUES(4)", Outcome: wire.Outcome{RowsAffected: 1, LastInsertID: 1}}}})
-	g.commitLocked(enc.Finish())
+	g.commitLocked(foreignEntry(d.Mark(), resolve.Req.ID))
 	g.term++
 	d.Lead(g.term)
 	g.mu.Unlock()

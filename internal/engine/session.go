@@ -106,6 +106,7 @@ type Session struct {
 	done  []wire.EntryStatement
 	sums  []uint64 // of the rows that each returned
 	bytes int
+	cost  time.Duration // that its statements took
 }
 
 type sessionKind int

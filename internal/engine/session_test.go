@@ -248,10 +248,7 @@ func TestSessionEndsWithLeadership(t *testing.T) {
 	x.must("INSERT INTO t VALUES(3)")
 	// An entry of another leader: nothing of what is open stands.
 	g.mu.Lock()
-	var enc wire.EntryEncoder
-	enc.Begin(wire.EntryHeader{DB: 7, Prev: g.dbs[0].Mark(), Proposer: 99, Epoch: 1, Engine: sqlite.Fingerprint()})
-	enc.AppendUnit(&wire.EntryUnit{Statements: []wire.EntryStatement{{SQL: "INSERT INTO t VALUES(4)", Outcome: wire.Outcome{RowsAffected: 1, LastInsertID: 1}}}})
-	g.commitLocked(enc.Finish())
+	g.commitLocked(foreignEntry(g.dbs[0].Mark(), wire.RequestID{}))
 	g.mu.Unlock()
 	if r := x.commit(); !errors.As(r.Err, &over) || over.Reason != AbortLeader {
 		t.Errorf("got %v", r.Err)

@@ -7,13 +7,14 @@ import (
 
 // counters are counted where it happens and read from anywhere.
 type counters struct {
-	epochs, units, checkpoints atomic.Uint64
+	epochs, units, ahead, checkpoints atomic.Uint64
 }
 
 // Stats is what a database has done in this process, and how large its files are.
 type Stats struct {
 	Epochs      uint64 // committed here as leader
 	Units       uint64 // in those epochs
+	Ahead       uint64 // units that ran while the epoch before theirs was on its way
 	Checkpoints uint64
 	FileBytes   int64
 	WALBytes    int64
@@ -21,7 +22,7 @@ type Stats struct {
 
 // Stats may be called from any goroutine. It opens no file.
 func (d *DB) Stats() Stats {
-	return Stats{Epochs: d.count.epochs.Load(), Units: d.count.units.Load(), Checkpoints: d.count.checkpoints.Load(),
+	return Stats{Epochs: d.count.epochs.Load(), Units: d.count.units.Load(), Ahead: d.count.ahead.Load(), Checkpoints: d.count.checkpoints.Load(),
 		FileBytes: sizeOf(d.cfg.Path), WALBytes: sizeOf(d.cfg.Path + "-wal")}
 }
 

@@ -247,6 +247,7 @@ func (d *DB) prepareInternal() error {
 	}{
 		{&d.begin, "BEGIN IMMEDIATE"}, {&d.commit, "COMMIT"}, {&d.rollback, "ROLLBACK"},
 		{&d.save, "SAVEPOINT " + unitSavepoint}, {&d.release, "RELEASE " + unitSavepoint}, {&d.undo, "ROLLBACK TO " + unitSavepoint},
+		{&d.saveAhead, "SAVEPOINT " + aheadSavepoint}, {&d.releaseAhead, "RELEASE " + aheadSavepoint}, {&d.undoAhead, "ROLLBACK TO " + aheadSavepoint},
 		{&d.saveStatement, "SAVEPOINT " + statementSavepoint}, {&d.releaseStatement, "RELEASE " + statementSavepoint}, {&d.undoToStatement, "ROLLBACK TO " + statementSavepoint},
 		{&d.setMark, sqlSetMark}, {&d.setEpoch, sqlSetEpoch}, {&d.delEpoch, sqlDelEpoch},
 	} {
@@ -262,6 +263,7 @@ func (d *DB) prepareInternal() error {
 const (
 	unitSavepoint      = reservedPrefix + "unit"
 	statementSavepoint = reservedPrefix + "statement"
+	aheadSavepoint     = reservedPrefix + "ahead"
 	// reservedPrefix begins the names of savepoints that are not the user's.
 	reservedPrefix    = "colmena_"
 	writerBusyTimeout = 5e9 // nanoseconds
@@ -274,7 +276,7 @@ func (d *DB) closeWriter() error {
 		d.x.forget()
 	}
 	err := d.rollbackOpen()
-	for _, st := range []*sqlite.Stmt{d.begin, d.commit, d.rollback, d.save, d.release, d.undo, d.saveStatement, d.releaseStatement, d.undoToStatement, d.setMark, d.setEpoch, d.delEpoch} {
+	for _, st := range []*sqlite.Stmt{d.begin, d.commit, d.rollback, d.save, d.release, d.undo, d.saveAhead, d.releaseAhead, d.undoAhead, d.saveStatement, d.releaseStatement, d.undoToStatement, d.setMark, d.setEpoch, d.delEpoch} {
 		if st != nil {
 			_ = st.Finalize()
 		}

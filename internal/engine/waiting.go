@@ -49,7 +49,7 @@ func (d *DB) late(s *Session, asked bool, now time.Time) AbortReason {
 // serveUntil is when a session that asks for nothing must be looked at again.
 func (d *DB) serveUntil(e *epoch, s *Session) time.Time {
 	until := d.sessionEnd(s)
-	if len(e.units) > 0 {
+	if len(e.units) > 0 && e.base == nil {
 		until = earlier(until, e.first.Add(cutAfter))
 	}
 	return until
