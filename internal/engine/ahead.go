@@ -84,7 +84,7 @@ func (d *DB) mustClose(e *epoch, began, now time.Time) bool {
 	if e.base != nil {
 		return d.logWaits()
 	}
-	return len(e.units) > 0 && now.Sub(began) > cutAfter
+	return d.finishedWait(e) && now.Sub(began) > cutAfter
 }
 
 // fold undoes what stands on the proposed epoch. It is to be repeated when that is

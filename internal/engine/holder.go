@@ -210,6 +210,7 @@ func (s *Session) failLocked(err error) {
 // the epoch must close.
 func (d *DB) serve(e *epoch) sessionFate {
 	s, served := d.holder, 0
+	var quiet time.Time // since when its client has asked for nothing
 	for {
 		r, cut := d.nextRequest(e, s)
 		now := time.Now()
@@ -236,10 +237,15 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case r == nil && !s.begun:
 			d.shelve(s)
 			return sessionEnded
-		case r == nil && e.base == nil && len(e.units) > 0 && d.goesAhead(e, s):
-			return d.cutFor(e, s) // its client thinks, and it can go on while the others are on their way
 		case r == nil:
-			d.sleep(d.serveUntil(e, s))
+			if quiet.IsZero() {
+				quiet = now
+			}
+			until := d.serveUntil(e, s, quiet)
+			if !until.After(now) && d.finishedWait(e) {
+				return d.cutFor(e, s)
+			}
+			d.sleep(until)
 			d.failWaiting(time.Now())
 			continue
 		}
@@ -254,7 +260,7 @@ func (d *DB) serve(e *epoch) sessionFate {
 				return d.cannotResume(e, s, err)
 			}
 		}
-		served++
+		served, quiet = served+1, time.Time{}
 		if fate, done := d.handle(e, s, r); done {
 			return fate
 		}

@@ -46,14 +46,25 @@ func (d *DB) late(s *Session, asked bool, now time.Time) AbortReason {
 	return 0
 }
 
-// serveUntil is when a session that asks for nothing must be looked at again.
-func (d *DB) serveUntil(e *epoch, s *Session) time.Time {
+// thinkGrace is how long a client may take to ask for the next thing while finished units
+// wait, if its session can work ahead of them. A client in this process takes less.
+const thinkGrace = 50 * time.Microsecond
+
+// serveUntil is when a session whose client has been quiet for a while must be looked at
+// again.
+func (d *DB) serveUntil(e *epoch, s *Session, quiet time.Time) time.Time {
 	until := d.sessionEnd(s)
-	if len(e.units) > 0 && e.base == nil {
+	if d.finishedWait(e) {
 		until = earlier(until, e.first.Add(cutAfter))
+		if d.goesAhead(e, s) {
+			until = earlier(until, quiet.Add(thinkGrace))
+		}
 	}
 	return until
 }
+
+// finishedWait reports whether units have finished that are to be proposed.
+func (d *DB) finishedWait(e *epoch) bool { return len(e.units) > 0 && e.base == nil }
 
 // sessionEnd is when a session must end if nothing happens, or when those who wait for it
 // must be looked at; zero never.
