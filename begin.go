@@ -46,10 +46,7 @@ func (n *Node) beginThere(ctx context.Context, leader, db string, o engine.Sessi
 	if err != nil {
 		return nil, err
 	}
-	tx, err := interactive.Begin(ctx, st, leader, &wire.SessionRequest{DB: db, Label: o.Label, ForeignKeys: o.Modes.ForeignKeys, RecursiveTriggers: o.Modes.RecursiveTriggers, Pre: o.Pre},
-		func(f func()) bool {
-			return n.group.Go("transaction on "+leader, func(context.Context) { f() })
-		})
+	tx, err := interactive.Begin(ctx, st, leader, &wire.SessionRequest{DB: db, Label: o.Label, ForeignKeys: o.Modes.ForeignKeys, RecursiveTriggers: o.Modes.RecursiveTriggers, Pre: o.Pre})
 	if err != nil {
 		return nil, err
 	}

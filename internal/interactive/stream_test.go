@@ -93,7 +93,7 @@ func (w *world) open(ctx context.Context) (*Remote, error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return Begin(ctx, st, "leader", &wire.SessionRequest{DB: "db", Label: "test", Pre: wire.PreState{LastInsertID: 7}}, func(f func()) bool { go f(); return true })
+	return Begin(ctx, st, "leader", &wire.SessionRequest{DB: "db", Label: "test", Pre: wire.PreState{LastInsertID: 7}})
 }
 
 func ended(t *testing.T, what string, c <-chan struct{}) {

@@ -173,7 +173,7 @@ func (c *serverConn) start(mux *yamux.Stream) {
 const openTimeout = 10 * time.Second
 
 func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
-	st := &Stream{mux: mux, conn: c.conn, maxFrame: c.s.cfg.MaxFrame, inbox: newInbox()}
+	st := &Stream{mux: mux, conn: c.conn, maxFrame: c.s.cfg.MaxFrame}
 	defer st.Close()
 	if busy {
 		st.refuse(&wire.Error{Code: wire.ErrBusy, Msg: fmt.Sprintf("more than %d streams on one connection", c.s.cfg.MaxStreams)})
@@ -202,24 +202,19 @@ func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
 		st.refuse(&wire.Error{Code: wire.ErrNoHandler, Msg: fmt.Sprintf("no handler for %q", method)})
 		return
 	}
-	// The handler's end unblocks a Send that waits for the caller to read, the
-	// caller's end reaches the handler through the pump.
+	// The context's end unblocks a Send that waits for the caller to read, and a
+	// Recv; the caller's end reaches the handler through the reader.
 	var last sync.Mutex
 	finishing := false // guarded by last: the last frame has a deadline of its own
 	stop := context.AfterFunc(st.ctx, func() {
 		last.Lock()
 		defer last.Unlock()
 		if !finishing {
-			mux.SetWriteDeadline(time.Unix(1, 0))
+			mux.SetDeadline(time.Unix(1, 0))
 		}
 	})
-	pumped := make(chan struct{})
-	if !c.s.group.Go("rpc stream reader", func(context.Context) {
-		defer close(pumped)
-		st.pump(cancel)
-	}) {
-		return // the server closes
-	}
+	st.in = newReader(mux, c.s.cfg.MaxFrame, c.s.background, cancel)
+	st.in.leave()
 	err = c.invoke(h, method, st)
 	last.Lock()
 	finishing = true
@@ -227,12 +222,17 @@ func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
 	stop()
 	cancel()
 	st.finish(toWire(err))
-	<-pumped
+	st.in.drain()
+}
+
+// background runs a goroutine that reads ahead, unless the server is closed.
+func (s *Server) background(f func()) bool {
+	return s.group.Go("rpc read ahead", func(context.Context) { f() })
 }
 
 // finish sends the stream's last frame and closes our direction. The caller may
-// be in the middle of sending: what still comes is read and thrown away (by the
-// pump) until it has noticed, or it would wait for ever for somebody to read.
+// be in the middle of sending: what still comes is to be read and thrown away until it
+// has noticed, or it would wait for ever for somebody to read.
 func (s *Stream) finish(e *wire.Error) {
 	s.mux.SetDeadline(time.Now().Add(drainTimeout))
 	s.end(e)
@@ -249,29 +249,6 @@ func (s *Stream) refuse(e *wire.Error) {
 // drainTimeout bounds how long a stream whose handler has returned waits for the
 // caller to take the answer and close.
 const drainTimeout = 10 * time.Second
-
-// pump reads what the caller sends until it closes the stream, which ends the
-// handler's context. After the handler has returned it only drains.
-func (s *Stream) pump(cancel context.CancelFunc) {
-	defer cancel()
-	ended := false
-	for {
-		typ, body, err := readFrame(s.mux, s.maxFrame, s.inbox.takeSpare())
-		switch {
-		case err == nil && typ == frameData && !ended:
-			s.inbox.add(body, s.ctx.Done())
-		case err == nil && typ == frameEnd && !ended:
-			ended = true
-			s.inbox.finish(io.EOF)
-		default:
-			if err == nil {
-				err = fmt.Errorf("%w: type %d", errFrame, typ)
-			}
-			s.inbox.finish(fmt.Errorf("colmena: caller is gone: %w", err))
-			return
-		}
-	}
-}
 
 // invoke runs the handler; a panic in it becomes an error.
 func (c *serverConn) invoke(h Handler, method string, st *Stream) (err error) {

@@ -37,7 +37,7 @@ type Stream struct {
 	ctx      context.Context
 	maxFrame int
 	delivery *delivery // client: whether the request left; nil on the server
-	inbox    *inbox    // server: messages read ahead, so that a Close is noticed; nil on the client
+	in       *reader   // server: what the caller sends; nil on the client
 
 	sender *sender // client: writes in the place of Send; nil on the server
 
@@ -177,12 +177,8 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 	if s.recvEnd != nil {
 		return nil, s.recvEnd
 	}
-	if s.inbox != nil {
-		b, err := s.inbox.next(s.ctx, buf)
-		if err != nil {
-			s.recvEnd = err
-		}
-		return b, err
+	if s.in != nil {
+		return s.recvCaller(buf)
 	}
 	typ, body, err := readFrame(s.mux, s.maxFrame, buf)
 	switch {
@@ -207,6 +203,32 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 		s.recvEnd = s.broken(fmt.Errorf("%w: type %d", errFrame, typ))
 	}
 	return nil, s.recvEnd
+}
+
+// recvCaller is RecvInto on the server.
+func (s *Stream) recvCaller(buf []byte) ([]byte, error) {
+	f, err := s.in.next(s.ctx, buf)
+	switch {
+	case err != nil:
+		s.recvEnd = s.broken(err)
+	case f.typ == frameData:
+		return f.body, nil
+	case f.typ == frameEnd:
+		s.recvEnd = io.EOF
+	default:
+		s.recvEnd = s.broken(fmt.Errorf("%w: type %d", errFrame, f.typ))
+	}
+	return nil, s.recvEnd
+}
+
+// Ahead has f called with every message that arrives while the handler has not
+// received for longer than awayMax, on another goroutine. f returns true if it has
+// taken the message, which it must not keep; Recv returns the others. It is for
+// handlers.
+func (s *Stream) Ahead(f func(b []byte) bool) {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	s.in.peek = f
 }
 
 // givenUp reports whether this side ended the stream, by Close or by its context.
@@ -257,110 +279,6 @@ func (s *Stream) shut() {
 		s.mux.SetDeadline(time.Unix(1, 0))
 		s.mux.Close()
 	})
-}
-
-// inbox reads a server stream ahead of its handler, up to inboxBytesMax, so that
-// the handler's context ends when the caller closes, whether the handler receives
-// or not.
-type inbox struct {
-	mu     sync.Mutex
-	queue  [][]byte      // guarded by mu
-	bytes  int           // guarded by mu
-	end    error         // guarded by mu: what follows the queue
-	filled chan struct{} // one slot: something was added
-	taken  chan struct{} // one slot: something was taken
-	spare  []byte        // guarded by mu: memory to read the next message into
-}
-
-const (
-	inboxBytesMax = windowBytes
-	spareBytesMax = stepBytes
-)
-
-func newInbox() *inbox {
-	return &inbox{filled: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
-}
-
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// add queues a message, waiting for room. It is thrown away if done ends first.
-func (in *inbox) add(b []byte, done <-chan struct{}) {
-	for {
-		in.mu.Lock()
-		if in.bytes == 0 || in.bytes+len(b)+headBytes <= inboxBytesMax {
-			in.queue = append(in.queue, b)
-			in.bytes += len(b) + headBytes
-			in.mu.Unlock()
-			notify(in.filled)
-			return
-		}
-		in.mu.Unlock()
-		select {
-		case <-in.taken:
-		case <-done:
-			return
-		}
-	}
-}
-
-// finish says what Recv returns after the queue. Only the first counts.
-func (in *inbox) finish(err error) {
-	in.mu.Lock()
-	if in.end == nil {
-		in.end = err
-	}
-	in.mu.Unlock()
-	notify(in.filled)
-}
-
-// takeSpare returns memory for the next message, or nil.
-func (in *inbox) takeSpare() []byte {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	b := in.spare
-	in.spare = nil
-	return b
-}
-
-// next takes a message. With a buf that is large enough the message is copied and
-// its memory used again.
-func (in *inbox) next(ctx context.Context, buf []byte) ([]byte, error) {
-	for {
-		in.mu.Lock()
-		if len(in.queue) > 0 {
-			b := in.queue[0]
-			in.queue[0] = nil
-			if in.queue = in.queue[1:]; len(in.queue) == 0 {
-				in.queue = nil
-			}
-			in.bytes -= len(b) + headBytes
-			if len(b) <= cap(buf) {
-				buf = append(buf[:0], b...)
-				if cap(b) <= spareBytesMax {
-					in.spare = b
-				}
-				b = buf
-			}
-			in.mu.Unlock()
-			notify(in.taken)
-			return b, nil
-		}
-		end := in.end
-		in.mu.Unlock()
-		if end != nil {
-			return nil, end
-		}
-		select {
-		case <-in.filled:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("colmena: caller is gone: %w", context.Cause(ctx))
-		}
-	}
 }
 
 // remoteTimeout is what is left of ctx, 0 if it has no deadline.
