@@ -40,14 +40,15 @@ func Begin(ctx context.Context, st *rpc.Stream, node string, req *wire.SessionRe
 	req.Kind = wire.SessionBegin
 	stop := context.AfterFunc(ctx, r.Abort)
 	res, err := r.exchange(req)
-	if !stop() {
-		err = ctx.Err()
-	} else if err == nil && res.Err != nil {
-		err = res.Err
-	}
-	if err != nil {
+	switch {
+	case !stop():
+		return nil, ctx.Err()
+	case err != nil:
 		r.Abort()
 		return nil, err
+	case res.Err != nil:
+		st.Done()
+		return nil, res.Err
 	}
 	return r, nil
 }
@@ -148,7 +149,7 @@ func (r *Remote) take(req *wire.SessionRequest, resp wire.SessionResponse, err e
 		if r.over = res.Err; r.over == nil {
 			r.over = errDone
 		}
-		_ = r.st.Close()
+		r.st.Done()
 	}
 	return res
 }
@@ -187,7 +188,7 @@ func Serve(ctx context.Context, st *rpc.Stream, begin func(context.Context, *wir
 	tx, err := begin(ctx, &req)
 	first := wire.SessionResponse{State: req.Pre, Err: toWire(err), Over: err != nil}
 	if err != nil {
-		return st.Send(first.Append(nil))
+		return st.SendLast(first.Append(nil))
 	}
 	defer tx.Abort()
 	if err := st.Send(first.Append(nil)); err != nil {
@@ -223,7 +224,10 @@ func serve(ctx context.Context, st *rpc.Stream, tx Tx, toWire func(error) *wire.
 			resp.Rows, resp.Err = nil, &wire.Error{Code: wire.ErrTooLarge, Msg: err.Error()}
 		}
 		out = resp.Append(out[:0])
-		if err := st.Send(out); err != nil || res.Over {
+		if res.Over {
+			return st.SendLast(out)
+		}
+		if err := st.Send(out); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ type reader struct {
 	max   int
 	start func(func()) bool // runs a goroutine; false when the server is closed
 	gone  func()            // told that src has ended
-	timer *time.Timer       // the handler is away; nil until it first left
+	timer *time.Timer       // runs look; nil until the handler first left
 
 	mu       sync.Mutex
 	peek     func([]byte) bool // guarded by mu: is shown each message that is read ahead; may be nil
@@ -33,6 +33,8 @@ type reader struct {
 	bytes    int               // guarded by mu: in queue
 	end      error             // guarded by mu: what follows the queue
 	inNext   bool              // guarded by mu: the handler waits
+	left     time.Time         // guarded by mu: since when it does not
+	looking  bool              // guarded by mu: timer is set
 	ahead    chan struct{}     // guarded by mu: closed when the goroutine that reads ahead ends; nil if there is none
 	draining bool              // guarded by mu: nobody takes frames any more
 	spare    []byte            // guarded by mu: memory to read the next message into
@@ -60,24 +62,33 @@ func notify(c chan struct{}) {
 
 // leave says that the handler does something else from now on.
 func (r *reader) leave() {
-	if r.timer == nil {
-		r.timer = time.AfterFunc(awayMax, r.readAhead)
-	} else {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leaveLocked()
+}
+
+// leaveLocked is leave. The timer runs out undisturbed however often the handler comes
+// and goes: setting one anew wakes a processor that sleeps.
+func (r *reader) leaveLocked() {
+	r.inNext, r.left = false, time.Now()
+	switch {
+	case r.looking:
+		return
+	case r.timer == nil:
+		r.timer = time.AfterFunc(awayMax, r.look)
+	default:
 		r.timer.Reset(awayMax)
 	}
+	r.looking = true
 }
 
 // next returns the next frame, in buf's memory where that suffices. It returns when ctx
 // ends if somebody reads ahead; else whoever ends ctx has to end the reading.
 func (r *reader) next(ctx context.Context, buf []byte) (frame, error) {
-	if r.timer != nil {
-		r.timer.Stop()
-	}
-	defer r.leave()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.inNext = true
-	defer func() { r.inNext = false }()
+	defer r.leaveLocked()
 	for len(r.queue) == 0 {
 		if r.end != nil {
 			return frame{}, r.end
@@ -130,11 +141,17 @@ func (r *reader) takeLocked(buf []byte) frame {
 	return f
 }
 
-// readAhead starts the goroutine that reads while the handler is away.
-func (r *reader) readAhead() {
+// look starts the goroutine that reads ahead if the handler is away for too long.
+func (r *reader) look() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.looking = false
 	if r.inNext || r.draining || r.ahead != nil || r.end != nil {
+		return
+	}
+	if more := awayMax - time.Since(r.left); more > 0 {
+		r.looking = true
+		r.timer.Reset(more)
 		return
 	}
 	ahead := make(chan struct{})
@@ -192,11 +209,11 @@ func (r *reader) add(f frame, err error) bool {
 
 // drain reads on and throws away, until src ends.
 func (r *reader) drain() {
+	r.mu.Lock()
+	r.draining = true
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	r.mu.Lock()
-	r.draining = true
 	ahead := r.ahead
 	r.mu.Unlock()
 	notify(r.taken)

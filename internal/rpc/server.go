@@ -32,6 +32,7 @@ type Handler func(ctx context.Context, peer wire.Hello, st *Stream) error
 type ServerConfig struct {
 	Logger     *slog.Logger // nil discards
 	MaxStreams int          // streams at once per connection (4096); more are refused with ErrBusy
+	MaxDirect  int          // direct connections of all nodes (256); more are closed, and their nodes do without
 	MaxFrame   int          // bytes of one message (wire.MaxFrameBytes)
 }
 
@@ -44,6 +45,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*yamux.Session]struct{}
+	newest   map[string]*muxConn // the latest multiplexed connection of each node
+	direct   int                 // how many direct connections there are
 	closed   bool
 }
 
@@ -51,6 +54,9 @@ type Server struct {
 func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxStreams <= 0 {
 		cfg.MaxStreams = MaxStreamsDefault
+	}
+	if cfg.MaxDirect <= 0 {
+		cfg.MaxDirect = MaxDirectDefault
 	}
 	if cfg.MaxFrame <= 0 {
 		cfg.MaxFrame = wire.MaxFrameBytes
@@ -64,6 +70,7 @@ func NewServer(cfg ServerConfig) *Server {
 		group:    lifecycle.NewGroup(),
 		handlers: make(map[string]Handler),
 		sessions: make(map[*yamux.Session]struct{}),
+		newest:   make(map[string]*muxConn),
 	}
 }
 
@@ -77,9 +84,14 @@ func (s *Server) Handle(method string, h Handler) {
 	s.handlers[method] = h
 }
 
-// ServeConn serves a connection and owns it. It blocks until the connection has
-// ended and every handler on it has returned.
+// ServeConn serves a connection and owns it: a direct one if that is the purpose the
+// peer came with, else a multiplexed one. It blocks until the connection has ended and
+// every handler on it has returned.
 func (s *Server) ServeConn(conn net.Conn, peer wire.Hello) {
+	if peer.Purpose == wire.PurposeDirect {
+		s.serveDirect(conn, peer)
+		return
+	}
 	mc := &muxConn{Conn: conn}
 	session, err := yamux.Server(mc, muxConfig(s.log))
 	if err != nil {
@@ -87,14 +99,14 @@ func (s *Server) ServeConn(conn net.Conn, peer wire.Hello) {
 		conn.Close()
 		return
 	}
-	if !s.enter(session) {
+	if !s.enter(session, mc, peer.NodeID) {
 		session.Close()
 		return
 	}
-	defer s.leave(session)
+	defer s.leave(session, mc, peer.NodeID)
 	defer session.Close()
 	ctx, cancel := context.WithCancel(s.group.Context())
-	sc := &serverConn{s: s, conn: mc, peer: peer, ctx: ctx}
+	sc := &serverConn{s: s, peer: peer, ctx: ctx}
 	defer sc.wg.Wait()
 	defer cancel()
 	for {
@@ -110,20 +122,24 @@ func (s *Server) ServeConn(conn net.Conn, peer wire.Hello) {
 	}
 }
 
-func (s *Server) enter(session *yamux.Session) bool {
+func (s *Server) enter(session *yamux.Session, conn *muxConn, nodeID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
 	s.sessions[session] = struct{}{}
+	s.newest[nodeID] = conn
 	return true
 }
 
-func (s *Server) leave(session *yamux.Session) {
+func (s *Server) leave(session *yamux.Session, conn *muxConn, nodeID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, session)
+	if s.newest[nodeID] == conn {
+		delete(s.newest, nodeID)
+	}
 }
 
 // Close ends every connection and the contexts of all handlers and waits for
@@ -146,7 +162,6 @@ func (s *Server) Close() error {
 // serverConn is one connection being served.
 type serverConn struct {
 	s      *Server
-	conn   *muxConn
 	peer   wire.Hello
 	ctx    context.Context
 	wg     sync.WaitGroup
@@ -173,7 +188,7 @@ func (c *serverConn) start(mux *yamux.Stream) {
 const openTimeout = 10 * time.Second
 
 func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
-	st := &Stream{mux: mux, conn: c.conn, maxFrame: c.s.cfg.MaxFrame}
+	st := &Stream{mux: mux, maxFrame: c.s.cfg.MaxFrame}
 	defer st.Close()
 	if busy {
 		st.refuse(&wire.Error{Code: wire.ErrBusy, Msg: fmt.Sprintf("more than %d streams on one connection", c.s.cfg.MaxStreams)})
@@ -189,40 +204,41 @@ func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
 		return
 	}
 	mux.SetReadDeadline(time.Time{})
-	var cancel context.CancelFunc
-	if timeout > 0 {
-		st.ctx, cancel = context.WithTimeout(c.ctx, timeout)
-	} else {
-		st.ctx, cancel = context.WithCancel(c.ctx)
-	}
+	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
+	st.in = newReader(mux, c.s.cfg.MaxFrame, c.s.background, cancel)
+	e, _ := c.run(ctx, st, method, timeout)
+	st.finish(e)
+	st.in.drain()
+}
 
+// run invokes the handler of a stream and returns what its caller is to be told. intact
+// says that the stream's deadlines were left alone.
+func (c *serverConn) run(ctx context.Context, st *Stream, method string, timeout time.Duration) (e *wire.Error, intact bool) {
 	h := c.s.handlers[method]
 	if h == nil {
-		st.refuse(&wire.Error{Code: wire.ErrNoHandler, Msg: fmt.Sprintf("no handler for %q", method)})
-		return
+		return &wire.Error{Code: wire.ErrNoHandler, Msg: fmt.Sprintf("no handler for %q", method)}, true
 	}
+	var cancel context.CancelFunc
+	if timeout > 0 {
+		st.ctx, cancel = context.WithTimeout(ctx, timeout)
+	} else {
+		st.ctx, cancel = context.WithCancel(ctx)
+	}
+	defer cancel()
 	// The context's end unblocks a Send that waits for the caller to read, and a
 	// Recv; the caller's end reaches the handler through the reader.
-	var last sync.Mutex
-	finishing := false // guarded by last: the last frame has a deadline of its own
+	ended := make(chan struct{})
 	stop := context.AfterFunc(st.ctx, func() {
-		last.Lock()
-		defer last.Unlock()
-		if !finishing {
-			mux.SetDeadline(time.Unix(1, 0))
-		}
+		defer close(ended)
+		st.mux.SetDeadline(time.Unix(1, 0))
 	})
-	st.in = newReader(mux, c.s.cfg.MaxFrame, c.s.background, cancel)
 	st.in.leave()
-	err = c.invoke(h, method, st)
-	last.Lock()
-	finishing = true
-	last.Unlock()
-	stop()
-	cancel()
-	st.finish(toWire(err))
-	st.in.drain()
+	err := c.invoke(h, method, st)
+	if intact = stop(); !intact {
+		<-ended
+	}
+	return toWire(err), intact
 }
 
 // background runs a goroutine that reads ahead, unless the server is closed.

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/yamux"
 
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -32,8 +32,8 @@ var (
 // Stream is one call's two-way sequence of messages. One goroutine may send while
 // another receives; Close may be called at any time.
 type Stream struct {
-	mux      *yamux.Stream
-	conn     *muxConn
+	mux      net.Conn    // a stream of the multiplexed connection, or a direct one
+	direct   *directConn // client: mux if that is a direct connection
 	ctx      context.Context
 	maxFrame int
 	delivery *delivery // client: whether the request left; nil on the server
@@ -42,8 +42,11 @@ type Stream struct {
 	sender *sender // client: writes in the place of Send; nil on the server
 
 	stopWatch func() bool // client: ends the watch on ctx
+	forget    func()      // client: ends the connection's watch on the first bytes; nil if there is none
+	givenUp   atomic.Bool // this side has ended the stream
 
 	sendMu  sync.Mutex // one message at a time
+	opening []byte     // guarded by sendMu: the open frame, which the first frame takes along
 	sendBuf []byte     // guarded by sendMu
 	sendEnd bool       // guarded by sendMu: nothing more may be sent by Send
 	sendCut bool       // guarded by sendMu: a frame was left incomplete, so that nothing at all can follow
@@ -64,7 +67,21 @@ func (s *Stream) Send(b []byte) error {
 	if s.sendEnd {
 		return fmt.Errorf("%w: Send after CloseSend", ErrClosed)
 	}
-	return s.sendLocked(frameData, b)
+	return s.sendLocked(frameData, b, false)
+}
+
+// SendLast is Send of a handler's last message: the stream's end goes with it.
+func (s *Stream) SendLast(b []byte) error {
+	if len(b) > s.maxFrame {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), s.maxFrame)
+	}
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.sendEnd {
+		return fmt.Errorf("%w: Send after the end", ErrClosed)
+	}
+	s.sendEnd = true
+	return s.sendLocked(frameData, b, true)
 }
 
 // CloseSend says that no more messages follow: the other side's Recv gives io.EOF
@@ -76,19 +93,24 @@ func (s *Stream) CloseSend() error {
 		return nil
 	}
 	s.sendEnd = true
-	return s.sendLocked(frameEnd, nil)
+	return s.sendLocked(frameEnd, nil, false)
 }
 
-// sendLocked writes a frame in steps, each one write of the connection.
-func (s *Stream) sendLocked(typ byte, b []byte) error {
+// sendLocked writes a frame in steps, each one write of the connection, and behind it
+// the end if it is the last.
+func (s *Stream) sendLocked(typ byte, b []byte, last bool) error {
 	if err := s.ctx.Err(); err != nil {
 		return s.broken(err)
 	}
-	n := min(len(b), stepBytes-headBytes)
-	s.sendBuf = append(s.sendBuf[:0], 0, 0, 0, 0, 0)
-	putHead(s.sendBuf, typ, len(b))
+	s.sendBuf = append(s.sendBuf[:0], s.opening...)
+	s.opening = nil
+	s.sendBuf = appendHead(s.sendBuf, typ, len(b))
+	n := min(len(b), stepBytes-len(s.sendBuf)-headBytes)
 	s.sendBuf = append(s.sendBuf, b[:n]...)
 	for {
+		if last && n == len(b) {
+			s.sendBuf = appendHead(s.sendBuf, frameEnd, 0)
+		}
 		if err := s.flushLocked(); err != nil {
 			s.sendEnd, s.sendCut = true, true
 			return s.broken(err)
@@ -96,7 +118,7 @@ func (s *Stream) sendLocked(typ byte, b []byte) error {
 		if n == len(b) {
 			return nil
 		}
-		step := b[n:min(len(b), n+stepBytes)]
+		step := b[n:min(len(b), n+stepBytes-headBytes)]
 		s.sendBuf = append(s.sendBuf[:0], step...)
 		n += len(step)
 	}
@@ -104,15 +126,24 @@ func (s *Stream) sendLocked(typ byte, b []byte) error {
 
 // flushLocked writes sendBuf to the connection.
 func (s *Stream) flushLocked() error {
-	if s.sender == nil {
-		_, err := s.mux.Write(s.sendBuf)
+	switch {
+	case s.direct != nil:
+		return s.delivery.write(s.direct, s.sendBuf)
+	case s.sender != nil:
+		err := s.sender.write(s.ctx, s.mux, s.sendBuf)
+		if err != nil {
+			s.sendBuf = nil // the sender may still be reading it
+		}
 		return err
 	}
-	err := s.sender.write(s.ctx, s.mux, s.sendBuf)
-	if err != nil {
-		s.sendBuf = nil // the sender may still be reading it
-	}
+	_, err := s.mux.Write(s.sendBuf)
 	return err
+}
+
+func (s *Stream) isCut() bool {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.sendCut
 }
 
 // sender is a goroutine that writes for a client's stream. A write may wait for
@@ -127,7 +158,7 @@ type sender struct {
 }
 
 // write has b written. After an error b may still be in use.
-func (w *sender) write(ctx context.Context, mux *yamux.Stream, b []byte) error {
+func (w *sender) write(ctx context.Context, mux net.Conn, b []byte) error {
 	if w.work == nil {
 		w.work, w.done = make(chan []byte), make(chan error, 1)
 		if !w.group.Go("rpc sender", func(ctx context.Context) { w.run(ctx, mux) }) {
@@ -151,7 +182,7 @@ func (w *sender) write(ctx context.Context, mux *yamux.Stream, b []byte) error {
 	}
 }
 
-func (w *sender) run(ctx context.Context, mux *yamux.Stream) {
+func (w *sender) run(ctx context.Context, mux net.Conn) {
 	for {
 		select {
 		case b := <-w.work:
@@ -193,7 +224,7 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 		switch {
 		case err != nil:
 			s.recvEnd = s.broken(err)
-		case s.givenUp() && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
+		case (s.givenUp.Load() || s.ctx.Err() != nil) && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
 			// The handler's word for the end of its context, which we ended.
 			s.recvEnd = s.broken(e)
 		default:
@@ -231,18 +262,6 @@ func (s *Stream) Ahead(f func(b []byte) bool) {
 	s.in.peek = f
 }
 
-// givenUp reports whether this side ended the stream, by Close or by its context.
-func (s *Stream) givenUp() bool {
-	if s.sender != nil {
-		select {
-		case <-s.sender.closed:
-			return true
-		default:
-		}
-	}
-	return s.ctx.Err() != nil
-}
-
 // broken makes the error of a stream that failed: with the context's error if that
 // is why, and, for a caller, whether the request may have arrived.
 func (s *Stream) broken(err error) error {
@@ -267,13 +286,39 @@ func (s *Stream) Close() error {
 	return nil
 }
 
+// Done is Close by a caller of which no other goroutine uses the stream. A direct
+// connection is kept for the next stream if this one has ended on the other side too.
+func (s *Stream) Done() {
+	d := s.direct
+	if d == nil || s.isCut() || !s.otherEnded() || d.r.Buffered() > 0 {
+		_ = s.Close()
+		return
+	}
+	s.stopWatch()
+	s.closeOnce.Do(func() {
+		s.givenUp.Store(true)
+		d.of.put(d)
+	})
+}
+
+// otherEnded reports whether the last frame of the other side has arrived.
+func (s *Stream) otherEnded() bool {
+	_, failed := errors.AsType[*wire.Error](s.recvEnd)
+	return failed || s.recvEnd == io.EOF || s.recvEnd == nil && s.direct.takeEnd()
+}
+
 // shut is Close but for the watch on the context, which itself calls it.
 func (s *Stream) shut() {
 	s.closeOnce.Do(func() {
+		s.givenUp.Store(true)
 		if s.sender != nil {
 			close(s.sender.closed)
+		}
+		if s.delivery != nil {
 			s.delivery.revoke()
-			s.conn.unwatch(s.mux.StreamID())
+		}
+		if s.forget != nil {
+			s.forget()
 		}
 		// Both unblock what waits; closing tells the other side.
 		s.mux.SetDeadline(time.Unix(1, 0))
