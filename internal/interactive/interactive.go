@@ -215,7 +215,6 @@ func serve(ctx context.Context, st *rpc.Stream, tx Tx, toWire func(error) *wire.
 			continue // what it was to stop has been answered
 		}
 		res, ok := carryOut(r.begin(ctx), tx, &req)
-		r.end()
 		if !ok {
 			return wire.ErrCorrupt
 		}
@@ -246,14 +245,12 @@ func carryOut(ctx context.Context, tx Tx, req *wire.SessionRequest) (engine.Step
 	return engine.StepResult{}, false
 }
 
-// running is what is carried out now, so that a cancel that arrives meanwhile stops it and
-// nothing else.
+// running is the context of what is carried out, which a cancel that arrives meanwhile
+// ends. One that comes too late ends it between two requests: the next has another.
 type running struct {
-	ctx context.Context // used again until it was canceled
-
 	mu   sync.Mutex
-	stop context.CancelFunc // guarded by mu: of ctx; nil before the first request
-	now  bool               // guarded by mu
+	ctx  context.Context    // guarded by mu: nil before the first request
+	stop context.CancelFunc // guarded by mu
 }
 
 // begin returns the context of a request.
@@ -263,14 +260,7 @@ func (r *running) begin(ctx context.Context) context.Context {
 	if r.ctx == nil || r.ctx.Err() != nil {
 		r.ctx, r.stop = context.WithCancel(ctx)
 	}
-	r.now = true
 	return r.ctx
-}
-
-func (r *running) end() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.now = false
 }
 
 // cancel takes a cancel out of what is read ahead.
@@ -281,7 +271,7 @@ func (r *running) cancel(b []byte) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.now {
+	if r.ctx != nil {
 		r.stop()
 	}
 	return true

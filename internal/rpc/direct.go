@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -30,7 +32,7 @@ const (
 
 	// directPerNodeMax bounds a client's direct connections with one node; what needs
 	// more goes over the multiplexed one.
-	directPerNodeMax = 64
+	directPerNodeMax = 128
 	// directDialsMax bounds those that are being dialed at once.
 	directDialsMax = 4
 	// directRetry is how long after a failed dial the next may begin.
@@ -126,15 +128,12 @@ func (s *directSet) remove(d *directConn) {
 // close ends all of them, and those to come.
 func (s *directSet) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
-	for d := range s.all {
-		if d.idle != nil {
-			d.idle.Stop()
-		}
-		_ = d.Conn.Close()
+	all := slices.Collect(maps.Keys(s.all))
+	s.mu.Unlock()
+	for _, d := range all {
+		_ = d.Close()
 	}
-	s.all, s.idle = nil, nil
 }
 
 // take returns one that lies idle, nil if there is none.
@@ -334,7 +333,7 @@ func (c *serverConn) serveStreams(d *directConn, in *reader) {
 		e, intact := c.run(c.ctx, st, method, timeout)
 		st.Ahead(nil)
 		st.end(e)
-		if !intact || st.isCut() {
+		if !intact || st.isCut() || errors.Is(st.recvEnd, errFrame) {
 			return
 		}
 	}

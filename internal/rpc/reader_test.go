@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -116,4 +117,44 @@ func TestHandlerThatComesAndGoes(t *testing.T) {
 	if _, err := st.Recv(); err != io.EOF {
 		t.Errorf("end: %v", err)
 	}
+}
+
+// TestReadingAheadEnds: a handler that is back reads itself again, from the second frame on.
+func TestReadingAheadEnds(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	r := newReader(near, wire.MaxFrameBytes, func(f func()) bool { go f(); return true }, func() {})
+	for i := range 3 {
+		r.leave()
+		eventually(t, "somebody reads ahead", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.ahead != nil
+		})
+		got := make(chan string, 1)
+		go func() {
+			f, err := r.next(t.Context(), nil)
+			got <- fmt.Sprintf("%s %v", f.body, err)
+		}()
+		eventually(t, "the handler waits", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.inNext
+		})
+		m := fmt.Append(nil, i)
+		if _, err := far.Write(append(appendHead(nil, frameData, len(m)), m...)); err != nil {
+			t.Fatal(err)
+		}
+		if m := waitFor(t, "the frame", got); m != fmt.Sprintf("%d %v", i, nil) {
+			t.Errorf("got %s", m)
+		}
+		r.mu.Lock()
+		ahead := r.ahead
+		r.mu.Unlock()
+		if ahead != nil {
+			t.Error("somebody still reads ahead")
+		}
+	}
+	near.Close()
+	r.drain()
 }

@@ -278,17 +278,15 @@ func (c *serverConn) invoke(h Handler, method string, st *Stream) (err error) {
 }
 
 // end sends the stream's last frame: nil means that all went well. After a frame
-// that was left incomplete it must not: the caller would take it for the rest.
+// that was left incomplete it must not: the caller would take it for the rest. Nor
+// after the end: what follows that on a direct connection is the next stream's.
 func (s *Stream) end(e *wire.Error) {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
-	if s.sendCut {
+	if s.sendCut || s.sendEnd {
 		return
 	}
 	if e == nil {
-		if s.sendEnd {
-			return
-		}
 		s.sendBuf = append(s.sendBuf[:0], 0, 0, 0, 0, 0)
 		putHead(s.sendBuf, frameEnd, 0)
 	} else {
