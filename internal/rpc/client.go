@@ -166,7 +166,7 @@ func (c *Client) open(ctx context.Context, session *yamux.Session, conn *muxConn
 	if err != nil {
 		return nil, d.explain(err)
 	}
-	st := &Stream{mux: mux, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: d, sendEnd: whole,
+	st := &Stream{conn: mux, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: d, sendEnd: whole,
 		forget: func() { conn.unwatch(mux.StreamID()) }, sender: &sender{group: c.group, closed: make(chan struct{})}}
 	st.stopWatch = context.AfterFunc(ctx, st.shut)
 	if unary && !whole {

@@ -63,7 +63,7 @@ type muxConn struct {
 	mu       sync.Mutex
 	fresh    map[uint32]*delivery // streams of which nothing was sent yet, by ID; guarded by mu
 
-	direct directSet
+	direct directSet // the connections beside it, which end with it
 }
 
 // Close implements net.Conn.

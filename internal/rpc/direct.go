@@ -216,7 +216,7 @@ func (c *Client) OpenDirect(ctx context.Context, nodeID, method string) (*Stream
 	if d == nil {
 		return c.open(ctx, session, conn, method, false, nil)
 	}
-	st := &Stream{mux: d, direct: d, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: &delivery{},
+	st := &Stream{conn: d, direct: d, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: &delivery{},
 		opening: appendOpen(nil, method, remoteTimeout(ctx))}
 	st.stopWatch = context.AfterFunc(ctx, st.shut)
 	return st, nil
@@ -329,7 +329,7 @@ func (c *serverConn) serveStreams(d *directConn, in *reader) {
 		if err != nil || d.SetReadDeadline(time.Time{}) != nil {
 			return
 		}
-		st := &Stream{mux: d, maxFrame: c.s.cfg.MaxFrame, in: in}
+		st := &Stream{conn: d, maxFrame: c.s.cfg.MaxFrame, in: in}
 		e, intact := c.run(c.ctx, st, method, timeout)
 		st.Ahead(nil)
 		st.end(e)

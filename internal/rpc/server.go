@@ -21,9 +21,9 @@ import (
 // MaxStreamsDefault is ServerConfig.MaxStreams's default.
 const MaxStreamsDefault = 4096
 
-// Handler serves one stream. Its ctx ends when the caller closes the stream, the
-// connection dies, the caller's deadline passes or the server closes; it must
-// return soon after. What it returns reaches the caller: a *wire.Error as such, a
+// Handler serves one stream. Its ctx ends when the caller closes the stream (which is
+// noticed within awayMax of the handler's last Recv), the connection dies, the caller's
+// deadline passes or the server closes; it must return soon after. What it returns reaches the caller: a *wire.Error as such, a
 // context's error as ErrTimeout or ErrCanceled, any other as ErrInternal with its
 // text. st is closed when it returns.
 type Handler func(ctx context.Context, peer wire.Hello, st *Stream) error
@@ -188,7 +188,7 @@ func (c *serverConn) start(mux *yamux.Stream) {
 const openTimeout = 10 * time.Second
 
 func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
-	st := &Stream{mux: mux, maxFrame: c.s.cfg.MaxFrame}
+	st := &Stream{conn: mux, maxFrame: c.s.cfg.MaxFrame}
 	defer st.Close()
 	if busy {
 		st.refuse(&wire.Error{Code: wire.ErrBusy, Msg: fmt.Sprintf("more than %d streams on one connection", c.s.cfg.MaxStreams)})
@@ -231,7 +231,7 @@ func (c *serverConn) run(ctx context.Context, st *Stream, method string, timeout
 	ended := make(chan struct{})
 	stop := context.AfterFunc(st.ctx, func() {
 		defer close(ended)
-		st.mux.SetDeadline(time.Unix(1, 0))
+		st.conn.SetDeadline(time.Unix(1, 0))
 	})
 	st.in.leave()
 	err := c.invoke(h, method, st)
@@ -250,16 +250,16 @@ func (s *Server) background(f func()) bool {
 // be in the middle of sending: what still comes is to be read and thrown away until it
 // has noticed, or it would wait for ever for somebody to read.
 func (s *Stream) finish(e *wire.Error) {
-	s.mux.SetDeadline(time.Now().Add(drainTimeout))
+	s.conn.SetDeadline(time.Now().Add(drainTimeout))
 	s.end(e)
-	s.mux.Close()
+	s.conn.Close()
 }
 
 // refuse finishes a stream that no handler serves.
 func (s *Stream) refuse(e *wire.Error) {
 	s.finish(e)
 	// Whatever ends it, the stream is over.
-	_, _ = io.Copy(io.Discard, s.mux)
+	_, _ = io.Copy(io.Discard, s.conn)
 }
 
 // drainTimeout bounds how long a stream whose handler has returned waits for the
@@ -296,7 +296,7 @@ func (s *Stream) end(e *wire.Error) {
 	// The caller may be gone, which it then knows itself.
 	for b := s.sendBuf; len(b) > 0; {
 		step := b[:min(len(b), stepBytes)]
-		if _, err := s.mux.Write(step); err != nil {
+		if _, err := s.conn.Write(step); err != nil {
 			return
 		}
 		b = b[len(step):]

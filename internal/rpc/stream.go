@@ -32,8 +32,8 @@ var (
 // Stream is one call's two-way sequence of messages. One goroutine may send while
 // another receives; Close may be called at any time.
 type Stream struct {
-	mux      net.Conn    // a stream of the multiplexed connection, or a direct one
-	direct   *directConn // client: mux if that is a direct connection
+	conn     net.Conn    // a stream of the multiplexed connection, or a direct one
+	direct   *directConn // client: conn if that is a direct connection
 	ctx      context.Context
 	maxFrame int
 	delivery *delivery // client: whether the request left; nil on the server
@@ -80,8 +80,11 @@ func (s *Stream) SendLast(b []byte) error {
 	if s.sendEnd {
 		return fmt.Errorf("%w: Send after the end", ErrClosed)
 	}
+	if err := s.sendLocked(frameData, b, true); err != nil {
+		return err
+	}
 	s.sendEnd = true
-	return s.sendLocked(frameData, b, true)
+	return nil
 }
 
 // CloseSend says that no more messages follow: the other side's Recv gives io.EOF
@@ -130,13 +133,13 @@ func (s *Stream) flushLocked() error {
 	case s.direct != nil:
 		return s.delivery.write(s.direct, s.sendBuf)
 	case s.sender != nil:
-		err := s.sender.write(s.ctx, s.mux, s.sendBuf)
+		err := s.sender.write(s.ctx, s.conn, s.sendBuf)
 		if err != nil {
 			s.sendBuf = nil // the sender may still be reading it
 		}
 		return err
 	}
-	_, err := s.mux.Write(s.sendBuf)
+	_, err := s.conn.Write(s.sendBuf)
 	return err
 }
 
@@ -211,7 +214,7 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 	if s.in != nil {
 		return s.recvCaller(buf)
 	}
-	typ, body, err := readFrame(s.mux, s.maxFrame, buf)
+	typ, body, err := readFrame(s.conn, s.maxFrame, buf)
 	switch {
 	case err != nil:
 		s.recvEnd = s.broken(err)
@@ -321,8 +324,8 @@ func (s *Stream) shut() {
 			s.forget()
 		}
 		// Both unblock what waits; closing tells the other side.
-		s.mux.SetDeadline(time.Unix(1, 0))
-		s.mux.Close()
+		s.conn.SetDeadline(time.Unix(1, 0))
+		s.conn.Close()
 	})
 }
 
