@@ -42,14 +42,11 @@ func (n *Node) beginHere(ctx context.Context, db string, o engine.SessionOptions
 
 func (n *Node) beginThere(ctx context.Context, leader, db string, o engine.SessionOptions) (interactive.Tx, error) {
 	// The stream lives as long as the transaction, not as the context of its begin.
-	st, err := n.client.Open(n.group.Context(), leader, methodTx)
+	st, err := n.client.OpenDirect(n.group.Context(), leader, methodTx)
 	if err != nil {
 		return nil, err
 	}
-	tx, err := interactive.Begin(ctx, st, leader, &wire.SessionRequest{DB: db, Label: o.Label, ForeignKeys: o.Modes.ForeignKeys, RecursiveTriggers: o.Modes.RecursiveTriggers, Pre: o.Pre},
-		func(f func()) bool {
-			return n.group.Go("transaction on "+leader, func(context.Context) { f() })
-		})
+	tx, err := interactive.Begin(ctx, st, leader, &wire.SessionRequest{DB: db, Label: o.Label, ForeignKeys: o.Modes.ForeignKeys, RecursiveTriggers: o.Modes.RecursiveTriggers, Pre: o.Pre})
 	if err != nil {
 		return nil, err
 	}

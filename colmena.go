@@ -141,7 +141,7 @@ func (n *Node) openNetwork() error {
 		n.hooks = hooks.NewQueue[appliedEntry](0, 0)
 	}
 	n.intake = n.newIntake()
-	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log})
+	n.server = rpc.NewServer(rpc.ServerConfig{Logger: n.log, MaxDirect: max(1, n.cfg.MaxConns/4)})
 	n.registerMethods()
 	if n.cfg.Bind == "" {
 		return nil
@@ -155,7 +155,7 @@ func (n *Node) openNetwork() error {
 		return err
 	}
 	n.net = net
-	n.client = rpc.NewClient(rpc.ClientConfig{Dial: net.DialRPC, Logger: n.log})
+	n.client = rpc.NewClient(rpc.ClientConfig{Dial: net.DialRPC, DialDirect: net.DialDirect, Logger: n.log})
 	n.members.Connect(n.net, n.client)
 	n.cleanup.Add(net.Close)
 	n.cleanup.Add(n.server.Close)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
@@ -25,68 +26,44 @@ type Tx interface {
 
 // Remote is a transaction that runs on another node.
 type Remote struct {
-	st      *rpc.Stream
-	from    string
-	answers chan answer // one slot
-	over    error
-	buf     []byte
+	st   *rpc.Stream
+	from string
+	over error
+	buf  []byte
 }
 
-type answer struct {
-	res wire.SessionResponse
-	err error
-}
-
-// Begin begins a transaction on the node that a stream leads to, which it takes over. start
-// runs a goroutine, unless its owner has ended. The errors are those of the stream, the
-// context's, and *wire.Error; nothing of them has any effect.
-func Begin(ctx context.Context, st *rpc.Stream, node string, req *wire.SessionRequest, start func(func()) bool) (*Remote, error) {
-	r := &Remote{st: st, from: node, answers: make(chan answer, 1)}
-	if !start(r.receive) {
-		_ = st.Close()
-		return nil, rpc.ErrClosed
-	}
+// Begin begins a transaction on the node that a stream leads to, which it takes over. The
+// errors are those of the stream, the context's, and *wire.Error; nothing of them has any
+// effect.
+func Begin(ctx context.Context, st *rpc.Stream, node string, req *wire.SessionRequest) (*Remote, error) {
+	r := &Remote{st: st, from: node}
 	req.Kind = wire.SessionBegin
-	if err := st.Send(req.Append(nil)); err != nil {
-		_ = st.Close()
-		return nil, err
-	}
-	select {
-	case a := <-r.answers:
-		err := a.err
-		if err == nil && a.res.Err != nil {
-			err = a.res.Err
-		}
-		if err != nil {
-			_ = st.Close()
-			return nil, err
-		}
-		return r, nil
-	case <-ctx.Done():
-		_ = st.Close()
+	stop := context.AfterFunc(ctx, r.Abort)
+	res, err := r.exchange(req)
+	switch {
+	case !stop():
 		return nil, ctx.Err()
+	case err != nil:
+		r.Abort()
+		return nil, err
+	case res.Err != nil:
+		st.Done()
+		return nil, res.Err
 	}
+	return r, nil
 }
 
-// receive hands answers over until the stream ends.
-func (r *Remote) receive() {
-	for {
-		b, err := r.st.Recv()
-		var a answer
-		if err == nil {
-			err = a.res.Decode(b)
-		}
-		a.err = err
-		select {
-		case r.answers <- a:
-		default: // nobody asked
-			_ = r.st.Close()
-			return
-		}
-		if err != nil {
-			return
-		}
+// exchange sends a request and waits for its answer.
+func (r *Remote) exchange(req *wire.SessionRequest) (res wire.SessionResponse, err error) {
+	r.buf = req.Append(r.buf[:0])
+	if err := r.st.Send(r.buf); err != nil {
+		return res, err
 	}
+	b, err := r.st.Recv() // the rows of the answer alias it
+	if err != nil {
+		return res, err
+	}
+	return res, res.Decode(b)
 }
 
 // Run implements Tx.
@@ -118,31 +95,41 @@ func (r *Remote) ask(ctx context.Context, req *wire.SessionRequest) engine.StepR
 	if r.over != nil {
 		return engine.StepResult{Err: r.over, Over: true}
 	}
-	r.buf = req.Append(r.buf[:0])
-	if err := r.st.Send(r.buf); err != nil {
-		return r.broken(req, err)
+	c := canceler{st: r.st, answered: make(chan struct{}), done: make(chan struct{})}
+	stop := context.AfterFunc(ctx, c.run)
+	resp, err := r.exchange(req)
+	if stop() {
+		return r.take(req, resp, err)
 	}
-	select {
-	case a := <-r.answers:
-		return r.take(req, a)
-	case <-ctx.Done():
-	}
-	stop := wire.SessionRequest{Kind: wire.SessionCancel}
-	if err := r.st.Send(stop.Append(nil)); err != nil {
-		return r.broken(req, err)
-	}
-	timer := time.NewTimer(2 * engine.CancelGrace)
-	defer timer.Stop()
-	select {
-	case a := <-r.answers:
-		res := r.take(req, a)
-		if errors.Is(res.Err, engine.ErrCanceled) || isCode(res.Err, wire.ErrCanceled) {
-			res.Err = fmt.Errorf("%w (%w)", context.Cause(ctx), engine.ErrCanceled)
-		}
-		return res
-	case <-timer.C:
+	close(c.answered)
+	<-c.done
+	if err != nil {
 		return r.broken(req, context.Cause(ctx))
 	}
+	res := r.take(req, resp, nil)
+	if errors.Is(res.Err, engine.ErrCanceled) || isCode(res.Err, wire.ErrCanceled) {
+		res.Err = fmt.Errorf("%w (%w)", context.Cause(ctx), engine.ErrCanceled)
+	}
+	return res
+}
+
+// canceler stops what was asked for when its context ends, and the transaction if there is
+// no answer soon.
+type canceler struct {
+	st       *rpc.Stream
+	answered chan struct{} // closed when there is nothing to stop any more
+	done     chan struct{} // closed when run has returned
+}
+
+func (c *canceler) run() {
+	defer close(c.done)
+	late := time.AfterFunc(2*engine.CancelGrace, func() { _ = c.st.Close() })
+	defer late.Stop()
+	stop := wire.SessionRequest{Kind: wire.SessionCancel}
+	if err := c.st.Send(stop.Append(nil)); err != nil {
+		_ = c.st.Close()
+	}
+	<-c.answered
 }
 
 func isCode(err error, code wire.ErrorCode) bool {
@@ -150,19 +137,19 @@ func isCode(err error, code wire.ErrorCode) bool {
 	return errors.As(err, &w) && w.Code == code
 }
 
-func (r *Remote) take(req *wire.SessionRequest, a answer) engine.StepResult {
-	if a.err != nil {
-		return r.broken(req, a.err)
+func (r *Remote) take(req *wire.SessionRequest, resp wire.SessionResponse, err error) engine.StepResult {
+	if err != nil {
+		return r.broken(req, err)
 	}
-	res := engine.StepResult{State: a.res.State, Rows: a.res.Rows, Mark: a.res.Mark, Over: a.res.Over}
-	if a.res.Err != nil {
-		res.Err = a.res.Err
+	res := engine.StepResult{State: resp.State, Rows: resp.Rows, Mark: resp.Mark, Over: resp.Over}
+	if resp.Err != nil {
+		res.Err = resp.Err
 	}
 	if res.Over {
 		if r.over = res.Err; r.over == nil {
 			r.over = errDone
 		}
-		_ = r.st.Close()
+		r.st.Done()
 	}
 	return res
 }
@@ -201,92 +188,91 @@ func Serve(ctx context.Context, st *rpc.Stream, begin func(context.Context, *wir
 	tx, err := begin(ctx, &req)
 	first := wire.SessionResponse{State: req.Pre, Err: toWire(err), Over: err != nil}
 	if err != nil {
-		return st.Send(first.Append(nil))
+		return st.SendLast(first.Append(nil))
 	}
 	defer tx.Abort()
 	if err := st.Send(first.Append(nil)); err != nil {
 		return err
 	}
-	w := &worker{tx: tx, st: st, toWire: toWire, work: make(chan job), done: make(chan struct{})}
-	go w.run(ctx)
-	defer func() { close(w.work); <-w.done }()
-	return w.receive(ctx)
+	return serve(ctx, st, tx, toWire)
 }
 
-// worker carries requests out while the stream is read, so that a cancel is noticed.
-type worker struct {
-	tx     Tx
-	st     *rpc.Stream
-	toWire func(error) *wire.Error
-	work   chan job
-	done   chan struct{}
-}
-
-type job struct {
-	ctx context.Context
-	req wire.SessionRequest
-}
-
-func (w *worker) receive(ctx context.Context) error {
-	stop := func() {}
-	defer func() { stop() }()
+// serve carries out what is asked for, until the transaction or the stream ends.
+func serve(ctx context.Context, st *rpc.Stream, tx Tx, toWire func(error) *wire.Error) error {
+	var r running
+	st.Ahead(r.cancel)
+	var out []byte
 	for {
-		b, err := w.st.Recv()
+		b, err := st.Recv() // the statement aliases it, and the transaction keeps that
 		if err != nil {
 			return nil // the client has gone
 		}
-		var j job
-		if err := j.req.Decode(b); err != nil {
+		var req wire.SessionRequest
+		if err := req.Decode(b); err != nil {
 			return err
 		}
-		stop()
-		if j.req.Kind == wire.SessionCancel {
-			continue
+		if req.Kind == wire.SessionCancel {
+			continue // what it was to stop has been answered
 		}
-		j.ctx, stop = stoppable(ctx)
-		select {
-		case w.work <- j:
-		case <-w.done:
-			return nil
+		res, ok := carryOut(r.begin(ctx), tx, &req)
+		if !ok {
+			return wire.ErrCorrupt
 		}
-	}
-}
-
-func stoppable(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	return ctx, cancel
-}
-
-func (w *worker) run(ctx context.Context) {
-	defer close(w.done)
-	for {
-		select {
-		case j, ok := <-w.work:
-			if !ok || !w.answer(j) {
-				return
-			}
-		case <-ctx.Done():
-			return
+		resp := wire.SessionResponse{State: res.State, Rows: res.Rows, Mark: res.Mark, Err: toWire(res.Err), Over: res.Over}
+		if err := resp.Check(); err != nil {
+			resp.Rows, resp.Err = nil, &wire.Error{Code: wire.ErrTooLarge, Msg: err.Error()}
+		}
+		out = resp.Append(out[:0])
+		if res.Over {
+			return st.SendLast(out)
+		}
+		if err := st.Send(out); err != nil {
+			return err
 		}
 	}
 }
 
-// answer carries out one request. It returns false when the transaction has ended.
-func (w *worker) answer(j job) bool {
-	var res engine.StepResult
-	switch j.req.Kind {
+// carryOut carries out one request. It returns false if there is no such request.
+func carryOut(ctx context.Context, tx Tx, req *wire.SessionRequest) (engine.StepResult, bool) {
+	switch req.Kind {
 	case wire.SessionRun:
-		res = w.tx.Run(j.ctx, engine.Statement{Statement: j.req.Statement, Pin: j.req.Pin, WantRows: j.req.WantRows, Timeout: time.Duration(j.req.Timeout) * time.Millisecond})
+		return tx.Run(ctx, engine.Statement{Statement: req.Statement, Pin: req.Pin, WantRows: req.WantRows, Timeout: time.Duration(req.Timeout) * time.Millisecond}), true
 	case wire.SessionCommit:
-		res = w.tx.Commit(j.ctx, j.req.ID, j.req.Lowest)
+		return tx.Commit(ctx, req.ID, req.Lowest), true
 	case wire.SessionRollback:
-		res = w.tx.Rollback(j.ctx)
-	default:
+		return tx.Rollback(ctx), true
+	}
+	return engine.StepResult{}, false
+}
+
+// running is the context of what is carried out, which a cancel that arrives meanwhile
+// ends. One that comes too late ends it between two requests: the next has another.
+type running struct {
+	mu   sync.Mutex
+	ctx  context.Context    // guarded by mu: nil before the first request
+	stop context.CancelFunc // guarded by mu
+}
+
+// begin returns the context of a request.
+func (r *running) begin(ctx context.Context) context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx == nil || r.ctx.Err() != nil {
+		r.ctx, r.stop = context.WithCancel(ctx)
+	}
+	return r.ctx
+}
+
+// cancel takes a cancel out of what is read ahead.
+func (r *running) cancel(b []byte) bool {
+	var req wire.SessionRequest
+	if req.Decode(b) != nil || req.Kind != wire.SessionCancel {
 		return false
 	}
-	resp := wire.SessionResponse{State: res.State, Rows: res.Rows, Mark: res.Mark, Err: w.toWire(res.Err), Over: res.Over}
-	if err := resp.Check(); err != nil {
-		resp.Rows, resp.Err = nil, &wire.Error{Code: wire.ErrTooLarge, Msg: err.Error()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx != nil {
+		r.stop()
 	}
-	return w.st.Send(resp.Append(nil)) == nil && !res.Over
+	return true
 }

@@ -36,6 +36,9 @@ const (
 type ClientConfig struct {
 	// Dial opens an authenticated connection to a node. It must end with its ctx.
 	Dial func(ctx context.Context, nodeID string) (net.Conn, wire.Hello, error)
+	// DialDirect is Dial for a connection whose purpose is wire.PurposeDirect. nil:
+	// OpenDirect is Open.
+	DialDirect func(ctx context.Context, nodeID string) (net.Conn, wire.Hello, error)
 	// Logger; nil discards.
 	Logger *slog.Logger
 	// MaxFrame bounds one message, in bytes (wire.MaxFrameBytes).
@@ -163,15 +166,15 @@ func (c *Client) open(ctx context.Context, session *yamux.Session, conn *muxConn
 	if err != nil {
 		return nil, d.explain(err)
 	}
-	st := &Stream{mux: mux, conn: conn, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: d, sendEnd: whole,
-		sender: &sender{group: c.group, closed: make(chan struct{})}}
+	st := &Stream{conn: mux, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: d, sendEnd: whole,
+		forget: func() { conn.unwatch(mux.StreamID()) }, sender: &sender{group: c.group, closed: make(chan struct{})}}
 	st.stopWatch = context.AfterFunc(ctx, st.shut)
 	if unary && !whole {
 		st.sendMu.Lock()
 		defer st.sendMu.Unlock()
-		err := st.sendLocked(frameData, req)
+		err := st.sendLocked(frameData, req, false)
 		if st.sendEnd = true; err == nil {
-			err = st.sendLocked(frameEnd, nil)
+			err = st.sendLocked(frameEnd, nil, false)
 		}
 		if err != nil {
 			st.Close()

@@ -62,6 +62,14 @@ type muxConn struct {
 	watching atomic.Int32 // how many streams are in fresh
 	mu       sync.Mutex
 	fresh    map[uint32]*delivery // streams of which nothing was sent yet, by ID; guarded by mu
+
+	direct directSet // the connections beside it, which end with it
+}
+
+// Close implements net.Conn.
+func (c *muxConn) Close() error {
+	c.direct.close()
+	return c.Conn.Close()
 }
 
 // delivery is the state of a stream's first bytes. It moves once, from waiting.
@@ -76,6 +84,20 @@ const (
 // revoke makes sure that the bytes will not be sent; false if they were.
 func (d *delivery) revoke() bool {
 	return d.state.CompareAndSwap(deliveryWaiting, deliveryRevoked) || d.state.Load() == deliveryRevoked
+}
+
+// write writes the stream's bytes to a connection that is the stream's alone. Bytes of
+// which nothing was handed over are revoked.
+func (d *delivery) write(conn net.Conn, b []byte) error {
+	first := d.state.CompareAndSwap(deliveryWaiting, deliverySent)
+	if !first && d.state.Load() == deliveryRevoked {
+		return ErrClosed
+	}
+	n, err := conn.Write(b)
+	if err != nil && n == 0 && first {
+		d.state.Store(deliveryRevoked)
+	}
+	return err
 }
 
 // explain says with a failure whether the request may have arrived.

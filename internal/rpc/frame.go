@@ -37,6 +37,11 @@ func putHead(b []byte, typ byte, n int) {
 	b[4] = typ
 }
 
+// appendHead appends a frame's head.
+func appendHead(b []byte, typ byte, n int) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(n)), typ)
+}
+
 // readHead reads a frame's head and holds its length to max.
 func readHead(r io.Reader, max int) (typ byte, n int, err error) {
 	var head [headBytes]byte

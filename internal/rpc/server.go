@@ -21,9 +21,9 @@ import (
 // MaxStreamsDefault is ServerConfig.MaxStreams's default.
 const MaxStreamsDefault = 4096
 
-// Handler serves one stream. Its ctx ends when the caller closes the stream, the
-// connection dies, the caller's deadline passes or the server closes; it must
-// return soon after. What it returns reaches the caller: a *wire.Error as such, a
+// Handler serves one stream. Its ctx ends when the caller closes the stream (which is
+// noticed within awayMax of the handler's last Recv), the connection dies, the caller's
+// deadline passes or the server closes; it must return soon after. What it returns reaches the caller: a *wire.Error as such, a
 // context's error as ErrTimeout or ErrCanceled, any other as ErrInternal with its
 // text. st is closed when it returns.
 type Handler func(ctx context.Context, peer wire.Hello, st *Stream) error
@@ -32,6 +32,7 @@ type Handler func(ctx context.Context, peer wire.Hello, st *Stream) error
 type ServerConfig struct {
 	Logger     *slog.Logger // nil discards
 	MaxStreams int          // streams at once per connection (4096); more are refused with ErrBusy
+	MaxDirect  int          // direct connections of all nodes (256); more are closed, and their nodes do without
 	MaxFrame   int          // bytes of one message (wire.MaxFrameBytes)
 }
 
@@ -44,6 +45,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*yamux.Session]struct{}
+	newest   map[string]*muxConn // the latest multiplexed connection of each node
+	direct   int                 // how many direct connections there are
 	closed   bool
 }
 
@@ -51,6 +54,9 @@ type Server struct {
 func NewServer(cfg ServerConfig) *Server {
 	if cfg.MaxStreams <= 0 {
 		cfg.MaxStreams = MaxStreamsDefault
+	}
+	if cfg.MaxDirect <= 0 {
+		cfg.MaxDirect = MaxDirectDefault
 	}
 	if cfg.MaxFrame <= 0 {
 		cfg.MaxFrame = wire.MaxFrameBytes
@@ -64,6 +70,7 @@ func NewServer(cfg ServerConfig) *Server {
 		group:    lifecycle.NewGroup(),
 		handlers: make(map[string]Handler),
 		sessions: make(map[*yamux.Session]struct{}),
+		newest:   make(map[string]*muxConn),
 	}
 }
 
@@ -77,9 +84,14 @@ func (s *Server) Handle(method string, h Handler) {
 	s.handlers[method] = h
 }
 
-// ServeConn serves a connection and owns it. It blocks until the connection has
-// ended and every handler on it has returned.
+// ServeConn serves a connection and owns it: a direct one if that is the purpose the
+// peer came with, else a multiplexed one. It blocks until the connection has ended and
+// every handler on it has returned.
 func (s *Server) ServeConn(conn net.Conn, peer wire.Hello) {
+	if peer.Purpose == wire.PurposeDirect {
+		s.serveDirect(conn, peer)
+		return
+	}
 	mc := &muxConn{Conn: conn}
 	session, err := yamux.Server(mc, muxConfig(s.log))
 	if err != nil {
@@ -87,14 +99,14 @@ func (s *Server) ServeConn(conn net.Conn, peer wire.Hello) {
 		conn.Close()
 		return
 	}
-	if !s.enter(session) {
+	if !s.enter(session, mc, peer.NodeID) {
 		session.Close()
 		return
 	}
-	defer s.leave(session)
+	defer s.leave(session, mc, peer.NodeID)
 	defer session.Close()
 	ctx, cancel := context.WithCancel(s.group.Context())
-	sc := &serverConn{s: s, conn: mc, peer: peer, ctx: ctx}
+	sc := &serverConn{s: s, peer: peer, ctx: ctx}
 	defer sc.wg.Wait()
 	defer cancel()
 	for {
@@ -110,20 +122,24 @@ func (s *Server) ServeConn(conn net.Conn, peer wire.Hello) {
 	}
 }
 
-func (s *Server) enter(session *yamux.Session) bool {
+func (s *Server) enter(session *yamux.Session, conn *muxConn, nodeID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return false
 	}
 	s.sessions[session] = struct{}{}
+	s.newest[nodeID] = conn
 	return true
 }
 
-func (s *Server) leave(session *yamux.Session) {
+func (s *Server) leave(session *yamux.Session, conn *muxConn, nodeID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, session)
+	if s.newest[nodeID] == conn {
+		delete(s.newest, nodeID)
+	}
 }
 
 // Close ends every connection and the contexts of all handlers and waits for
@@ -146,7 +162,6 @@ func (s *Server) Close() error {
 // serverConn is one connection being served.
 type serverConn struct {
 	s      *Server
-	conn   *muxConn
 	peer   wire.Hello
 	ctx    context.Context
 	wg     sync.WaitGroup
@@ -173,7 +188,7 @@ func (c *serverConn) start(mux *yamux.Stream) {
 const openTimeout = 10 * time.Second
 
 func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
-	st := &Stream{mux: mux, conn: c.conn, maxFrame: c.s.cfg.MaxFrame, inbox: newInbox()}
+	st := &Stream{conn: mux, maxFrame: c.s.cfg.MaxFrame}
 	defer st.Close()
 	if busy {
 		st.refuse(&wire.Error{Code: wire.ErrBusy, Msg: fmt.Sprintf("more than %d streams on one connection", c.s.cfg.MaxStreams)})
@@ -189,89 +204,67 @@ func (c *serverConn) serveStream(mux *yamux.Stream, busy bool) {
 		return
 	}
 	mux.SetReadDeadline(time.Time{})
-	var cancel context.CancelFunc
-	if timeout > 0 {
-		st.ctx, cancel = context.WithTimeout(c.ctx, timeout)
-	} else {
-		st.ctx, cancel = context.WithCancel(c.ctx)
-	}
+	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
+	st.in = newReader(mux, c.s.cfg.MaxFrame, c.s.background, cancel)
+	e, _ := c.run(ctx, st, method, timeout)
+	st.finish(e)
+	st.in.drain()
+}
 
+// run invokes the handler of a stream and returns what its caller is to be told. intact
+// says that the stream's deadlines were left alone.
+func (c *serverConn) run(ctx context.Context, st *Stream, method string, timeout time.Duration) (e *wire.Error, intact bool) {
 	h := c.s.handlers[method]
 	if h == nil {
-		st.refuse(&wire.Error{Code: wire.ErrNoHandler, Msg: fmt.Sprintf("no handler for %q", method)})
-		return
+		return &wire.Error{Code: wire.ErrNoHandler, Msg: fmt.Sprintf("no handler for %q", method)}, true
 	}
-	// The handler's end unblocks a Send that waits for the caller to read, the
-	// caller's end reaches the handler through the pump.
-	var last sync.Mutex
-	finishing := false // guarded by last: the last frame has a deadline of its own
+	var cancel context.CancelFunc
+	if timeout > 0 {
+		st.ctx, cancel = context.WithTimeout(ctx, timeout)
+	} else {
+		st.ctx, cancel = context.WithCancel(ctx)
+	}
+	defer cancel()
+	// The context's end unblocks a Send that waits for the caller to read, and a
+	// Recv; the caller's end reaches the handler through the reader.
+	ended := make(chan struct{})
 	stop := context.AfterFunc(st.ctx, func() {
-		last.Lock()
-		defer last.Unlock()
-		if !finishing {
-			mux.SetWriteDeadline(time.Unix(1, 0))
-		}
+		defer close(ended)
+		st.conn.SetDeadline(time.Unix(1, 0))
 	})
-	pumped := make(chan struct{})
-	if !c.s.group.Go("rpc stream reader", func(context.Context) {
-		defer close(pumped)
-		st.pump(cancel)
-	}) {
-		return // the server closes
+	st.in.leave()
+	err := c.invoke(h, method, st)
+	if intact = stop(); !intact {
+		<-ended
 	}
-	err = c.invoke(h, method, st)
-	last.Lock()
-	finishing = true
-	last.Unlock()
-	stop()
-	cancel()
-	st.finish(toWire(err))
-	<-pumped
+	return toWire(err), intact
+}
+
+// background runs a goroutine that reads ahead, unless the server is closed.
+func (s *Server) background(f func()) bool {
+	return s.group.Go("rpc read ahead", func(context.Context) { f() })
 }
 
 // finish sends the stream's last frame and closes our direction. The caller may
-// be in the middle of sending: what still comes is read and thrown away (by the
-// pump) until it has noticed, or it would wait for ever for somebody to read.
+// be in the middle of sending: what still comes is to be read and thrown away until it
+// has noticed, or it would wait for ever for somebody to read.
 func (s *Stream) finish(e *wire.Error) {
-	s.mux.SetDeadline(time.Now().Add(drainTimeout))
+	s.conn.SetDeadline(time.Now().Add(drainTimeout))
 	s.end(e)
-	s.mux.Close()
+	s.conn.Close()
 }
 
 // refuse finishes a stream that no handler serves.
 func (s *Stream) refuse(e *wire.Error) {
 	s.finish(e)
 	// Whatever ends it, the stream is over.
-	_, _ = io.Copy(io.Discard, s.mux)
+	_, _ = io.Copy(io.Discard, s.conn)
 }
 
 // drainTimeout bounds how long a stream whose handler has returned waits for the
 // caller to take the answer and close.
 const drainTimeout = 10 * time.Second
-
-// pump reads what the caller sends until it closes the stream, which ends the
-// handler's context. After the handler has returned it only drains.
-func (s *Stream) pump(cancel context.CancelFunc) {
-	defer cancel()
-	ended := false
-	for {
-		typ, body, err := readFrame(s.mux, s.maxFrame, s.inbox.takeSpare())
-		switch {
-		case err == nil && typ == frameData && !ended:
-			s.inbox.add(body, s.ctx.Done())
-		case err == nil && typ == frameEnd && !ended:
-			ended = true
-			s.inbox.finish(io.EOF)
-		default:
-			if err == nil {
-				err = fmt.Errorf("%w: type %d", errFrame, typ)
-			}
-			s.inbox.finish(fmt.Errorf("colmena: caller is gone: %w", err))
-			return
-		}
-	}
-}
 
 // invoke runs the handler; a panic in it becomes an error.
 func (c *serverConn) invoke(h Handler, method string, st *Stream) (err error) {
@@ -285,17 +278,15 @@ func (c *serverConn) invoke(h Handler, method string, st *Stream) (err error) {
 }
 
 // end sends the stream's last frame: nil means that all went well. After a frame
-// that was left incomplete it must not: the caller would take it for the rest.
+// that was left incomplete it must not: the caller would take it for the rest. Nor
+// after the end: what follows that on a direct connection is the next stream's.
 func (s *Stream) end(e *wire.Error) {
 	s.sendMu.Lock()
 	defer s.sendMu.Unlock()
-	if s.sendCut {
+	if s.sendCut || s.sendEnd {
 		return
 	}
 	if e == nil {
-		if s.sendEnd {
-			return
-		}
 		s.sendBuf = append(s.sendBuf[:0], 0, 0, 0, 0, 0)
 		putHead(s.sendBuf, frameEnd, 0)
 	} else {
@@ -305,7 +296,7 @@ func (s *Stream) end(e *wire.Error) {
 	// The caller may be gone, which it then knows itself.
 	for b := s.sendBuf; len(b) > 0; {
 		step := b[:min(len(b), stepBytes)]
-		if _, err := s.mux.Write(step); err != nil {
+		if _, err := s.conn.Write(step); err != nil {
 			return
 		}
 		b = b[len(step):]

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/yamux"
 
 	"github.com/mentasystems/colmena/internal/lifecycle"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -32,18 +32,21 @@ var (
 // Stream is one call's two-way sequence of messages. One goroutine may send while
 // another receives; Close may be called at any time.
 type Stream struct {
-	mux      *yamux.Stream
-	conn     *muxConn
+	conn     net.Conn    // a stream of the multiplexed connection, or a direct one
+	direct   *directConn // client: conn if that is a direct connection
 	ctx      context.Context
 	maxFrame int
 	delivery *delivery // client: whether the request left; nil on the server
-	inbox    *inbox    // server: messages read ahead, so that a Close is noticed; nil on the client
+	in       *reader   // server: what the caller sends; nil on the client
 
 	sender *sender // client: writes in the place of Send; nil on the server
 
 	stopWatch func() bool // client: ends the watch on ctx
+	forget    func()      // client: ends the connection's watch on the first bytes; nil if there is none
+	givenUp   atomic.Bool // this side has ended the stream
 
 	sendMu  sync.Mutex // one message at a time
+	opening []byte     // guarded by sendMu: the open frame, which the first frame takes along
 	sendBuf []byte     // guarded by sendMu
 	sendEnd bool       // guarded by sendMu: nothing more may be sent by Send
 	sendCut bool       // guarded by sendMu: a frame was left incomplete, so that nothing at all can follow
@@ -64,7 +67,24 @@ func (s *Stream) Send(b []byte) error {
 	if s.sendEnd {
 		return fmt.Errorf("%w: Send after CloseSend", ErrClosed)
 	}
-	return s.sendLocked(frameData, b)
+	return s.sendLocked(frameData, b, false)
+}
+
+// SendLast is Send of a handler's last message: the stream's end goes with it.
+func (s *Stream) SendLast(b []byte) error {
+	if len(b) > s.maxFrame {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), s.maxFrame)
+	}
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	if s.sendEnd {
+		return fmt.Errorf("%w: Send after the end", ErrClosed)
+	}
+	if err := s.sendLocked(frameData, b, true); err != nil {
+		return err
+	}
+	s.sendEnd = true
+	return nil
 }
 
 // CloseSend says that no more messages follow: the other side's Recv gives io.EOF
@@ -76,19 +96,24 @@ func (s *Stream) CloseSend() error {
 		return nil
 	}
 	s.sendEnd = true
-	return s.sendLocked(frameEnd, nil)
+	return s.sendLocked(frameEnd, nil, false)
 }
 
-// sendLocked writes a frame in steps, each one write of the connection.
-func (s *Stream) sendLocked(typ byte, b []byte) error {
+// sendLocked writes a frame in steps, each one write of the connection, and behind it
+// the end if it is the last.
+func (s *Stream) sendLocked(typ byte, b []byte, last bool) error {
 	if err := s.ctx.Err(); err != nil {
 		return s.broken(err)
 	}
-	n := min(len(b), stepBytes-headBytes)
-	s.sendBuf = append(s.sendBuf[:0], 0, 0, 0, 0, 0)
-	putHead(s.sendBuf, typ, len(b))
+	s.sendBuf = append(s.sendBuf[:0], s.opening...)
+	s.opening = nil
+	s.sendBuf = appendHead(s.sendBuf, typ, len(b))
+	n := min(len(b), stepBytes-len(s.sendBuf)-headBytes)
 	s.sendBuf = append(s.sendBuf, b[:n]...)
 	for {
+		if last && n == len(b) {
+			s.sendBuf = appendHead(s.sendBuf, frameEnd, 0)
+		}
 		if err := s.flushLocked(); err != nil {
 			s.sendEnd, s.sendCut = true, true
 			return s.broken(err)
@@ -96,7 +121,7 @@ func (s *Stream) sendLocked(typ byte, b []byte) error {
 		if n == len(b) {
 			return nil
 		}
-		step := b[n:min(len(b), n+stepBytes)]
+		step := b[n:min(len(b), n+stepBytes-headBytes)]
 		s.sendBuf = append(s.sendBuf[:0], step...)
 		n += len(step)
 	}
@@ -104,15 +129,24 @@ func (s *Stream) sendLocked(typ byte, b []byte) error {
 
 // flushLocked writes sendBuf to the connection.
 func (s *Stream) flushLocked() error {
-	if s.sender == nil {
-		_, err := s.mux.Write(s.sendBuf)
+	switch {
+	case s.direct != nil:
+		return s.delivery.write(s.direct, s.sendBuf)
+	case s.sender != nil:
+		err := s.sender.write(s.ctx, s.conn, s.sendBuf)
+		if err != nil {
+			s.sendBuf = nil // the sender may still be reading it
+		}
 		return err
 	}
-	err := s.sender.write(s.ctx, s.mux, s.sendBuf)
-	if err != nil {
-		s.sendBuf = nil // the sender may still be reading it
-	}
+	_, err := s.conn.Write(s.sendBuf)
 	return err
+}
+
+func (s *Stream) isCut() bool {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.sendCut
 }
 
 // sender is a goroutine that writes for a client's stream. A write may wait for
@@ -127,7 +161,7 @@ type sender struct {
 }
 
 // write has b written. After an error b may still be in use.
-func (w *sender) write(ctx context.Context, mux *yamux.Stream, b []byte) error {
+func (w *sender) write(ctx context.Context, mux net.Conn, b []byte) error {
 	if w.work == nil {
 		w.work, w.done = make(chan []byte), make(chan error, 1)
 		if !w.group.Go("rpc sender", func(ctx context.Context) { w.run(ctx, mux) }) {
@@ -151,7 +185,7 @@ func (w *sender) write(ctx context.Context, mux *yamux.Stream, b []byte) error {
 	}
 }
 
-func (w *sender) run(ctx context.Context, mux *yamux.Stream) {
+func (w *sender) run(ctx context.Context, mux net.Conn) {
 	for {
 		select {
 		case b := <-w.work:
@@ -177,14 +211,10 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 	if s.recvEnd != nil {
 		return nil, s.recvEnd
 	}
-	if s.inbox != nil {
-		b, err := s.inbox.next(s.ctx, buf)
-		if err != nil {
-			s.recvEnd = err
-		}
-		return b, err
+	if s.in != nil {
+		return s.recvCaller(buf)
 	}
-	typ, body, err := readFrame(s.mux, s.maxFrame, buf)
+	typ, body, err := readFrame(s.conn, s.maxFrame, buf)
 	switch {
 	case err != nil:
 		s.recvEnd = s.broken(err)
@@ -197,7 +227,7 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 		switch {
 		case err != nil:
 			s.recvEnd = s.broken(err)
-		case s.givenUp() && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
+		case (s.givenUp.Load() || s.ctx.Err() != nil) && (e.Code == wire.ErrInternal || e.Code == wire.ErrCanceled || e.Code == wire.ErrTimeout):
 			// The handler's word for the end of its context, which we ended.
 			s.recvEnd = s.broken(e)
 		default:
@@ -209,16 +239,30 @@ func (s *Stream) RecvInto(buf []byte) ([]byte, error) {
 	return nil, s.recvEnd
 }
 
-// givenUp reports whether this side ended the stream, by Close or by its context.
-func (s *Stream) givenUp() bool {
-	if s.sender != nil {
-		select {
-		case <-s.sender.closed:
-			return true
-		default:
-		}
+// recvCaller is RecvInto on the server.
+func (s *Stream) recvCaller(buf []byte) ([]byte, error) {
+	f, err := s.in.next(s.ctx, buf)
+	switch {
+	case err != nil:
+		s.recvEnd = s.broken(err)
+	case f.typ == frameData:
+		return f.body, nil
+	case f.typ == frameEnd:
+		s.recvEnd = io.EOF
+	default:
+		s.recvEnd = s.broken(fmt.Errorf("%w: type %d", errFrame, f.typ))
 	}
-	return s.ctx.Err() != nil
+	return nil, s.recvEnd
+}
+
+// Ahead has f called with every message that arrives while the handler has not
+// received for longer than awayMax, on another goroutine. f returns true if it has
+// taken the message, which it must not keep; Recv returns the others. It is for
+// handlers.
+func (s *Stream) Ahead(f func(b []byte) bool) {
+	s.in.mu.Lock()
+	defer s.in.mu.Unlock()
+	s.in.peek = f
 }
 
 // broken makes the error of a stream that failed: with the context's error if that
@@ -245,122 +289,44 @@ func (s *Stream) Close() error {
 	return nil
 }
 
-// shut is Close but for the watch on the context, which itself calls it.
-func (s *Stream) shut() {
+// Done is Close by a caller of which no other goroutine uses the stream. A direct
+// connection is kept for the next stream if this one has ended on the other side too.
+func (s *Stream) Done() {
+	d := s.direct
+	if d == nil || s.isCut() || !s.otherEnded() || d.r.Buffered() > 0 {
+		_ = s.Close()
+		return
+	}
+	s.stopWatch()
 	s.closeOnce.Do(func() {
-		if s.sender != nil {
-			close(s.sender.closed)
-			s.delivery.revoke()
-			s.conn.unwatch(s.mux.StreamID())
-		}
-		// Both unblock what waits; closing tells the other side.
-		s.mux.SetDeadline(time.Unix(1, 0))
-		s.mux.Close()
+		s.givenUp.Store(true)
+		d.of.put(d)
 	})
 }
 
-// inbox reads a server stream ahead of its handler, up to inboxBytesMax, so that
-// the handler's context ends when the caller closes, whether the handler receives
-// or not.
-type inbox struct {
-	mu     sync.Mutex
-	queue  [][]byte      // guarded by mu
-	bytes  int           // guarded by mu
-	end    error         // guarded by mu: what follows the queue
-	filled chan struct{} // one slot: something was added
-	taken  chan struct{} // one slot: something was taken
-	spare  []byte        // guarded by mu: memory to read the next message into
+// otherEnded reports whether the last frame of the other side has arrived.
+func (s *Stream) otherEnded() bool {
+	_, failed := errors.AsType[*wire.Error](s.recvEnd)
+	return failed || s.recvEnd == io.EOF || s.recvEnd == nil && s.direct.takeEnd()
 }
 
-const (
-	inboxBytesMax = windowBytes
-	spareBytesMax = stepBytes
-)
-
-func newInbox() *inbox {
-	return &inbox{filled: make(chan struct{}, 1), taken: make(chan struct{}, 1)}
-}
-
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// add queues a message, waiting for room. It is thrown away if done ends first.
-func (in *inbox) add(b []byte, done <-chan struct{}) {
-	for {
-		in.mu.Lock()
-		if in.bytes == 0 || in.bytes+len(b)+headBytes <= inboxBytesMax {
-			in.queue = append(in.queue, b)
-			in.bytes += len(b) + headBytes
-			in.mu.Unlock()
-			notify(in.filled)
-			return
+// shut is Close but for the watch on the context, which itself calls it.
+func (s *Stream) shut() {
+	s.closeOnce.Do(func() {
+		s.givenUp.Store(true)
+		if s.sender != nil {
+			close(s.sender.closed)
 		}
-		in.mu.Unlock()
-		select {
-		case <-in.taken:
-		case <-done:
-			return
+		if s.delivery != nil {
+			s.delivery.revoke()
 		}
-	}
-}
-
-// finish says what Recv returns after the queue. Only the first counts.
-func (in *inbox) finish(err error) {
-	in.mu.Lock()
-	if in.end == nil {
-		in.end = err
-	}
-	in.mu.Unlock()
-	notify(in.filled)
-}
-
-// takeSpare returns memory for the next message, or nil.
-func (in *inbox) takeSpare() []byte {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	b := in.spare
-	in.spare = nil
-	return b
-}
-
-// next takes a message. With a buf that is large enough the message is copied and
-// its memory used again.
-func (in *inbox) next(ctx context.Context, buf []byte) ([]byte, error) {
-	for {
-		in.mu.Lock()
-		if len(in.queue) > 0 {
-			b := in.queue[0]
-			in.queue[0] = nil
-			if in.queue = in.queue[1:]; len(in.queue) == 0 {
-				in.queue = nil
-			}
-			in.bytes -= len(b) + headBytes
-			if len(b) <= cap(buf) {
-				buf = append(buf[:0], b...)
-				if cap(b) <= spareBytesMax {
-					in.spare = b
-				}
-				b = buf
-			}
-			in.mu.Unlock()
-			notify(in.taken)
-			return b, nil
+		if s.forget != nil {
+			s.forget()
 		}
-		end := in.end
-		in.mu.Unlock()
-		if end != nil {
-			return nil, end
-		}
-		select {
-		case <-in.filled:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("colmena: caller is gone: %w", context.Cause(ctx))
-		}
-	}
+		// Both unblock what waits; closing tells the other side.
+		s.conn.SetDeadline(time.Unix(1, 0))
+		s.conn.Close()
+	})
 }
 
 // remoteTimeout is what is left of ctx, 0 if it has no deadline.

@@ -16,7 +16,16 @@ import (
 
 // DialRPC opens an RPC connection to a member.
 func (t *Transport) DialRPC(ctx context.Context, nodeID string) (net.Conn, wire.Hello, error) {
-	pc, err := t.dialNode(ctx, nodeID, wire.PurposeRPC)
+	return t.dialCalls(ctx, nodeID, wire.PurposeRPC)
+}
+
+// DialDirect opens an RPC connection to a member that carries one stream at a time.
+func (t *Transport) DialDirect(ctx context.Context, nodeID string) (net.Conn, wire.Hello, error) {
+	return t.dialCalls(ctx, nodeID, wire.PurposeDirect)
+}
+
+func (t *Transport) dialCalls(ctx context.Context, nodeID string, purpose uint8) (net.Conn, wire.Hello, error) {
+	pc, err := t.dialNode(ctx, nodeID, purpose)
 	if err != nil {
 		return nil, wire.Hello{}, err
 	}

@@ -217,7 +217,7 @@ func (h *handshake) listen() (wire.Hello, error) {
 	if err := peer.Decode(hello); err != nil {
 		return peer, err
 	}
-	if peer.Purpose != wire.PurposeRaft && peer.Purpose != wire.PurposeRPC {
+	if peer.Purpose < wire.PurposeRaft || peer.Purpose > wire.PurposeDirect {
 		return peer, fmt.Errorf("purpose %d is not known here", peer.Purpose)
 	}
 	return peer, nil

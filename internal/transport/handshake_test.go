@@ -17,7 +17,7 @@ import (
 )
 
 // TestOnlyProvenMembersPass is the matrix of what a node may present; only what is
-// valid passes, in both directions and for both purposes.
+// valid passes, in both directions and for every purpose.
 func TestOnlyProvenMembersPass(t *testing.T) {
 	good, other := newCA(t), newCA(t)
 	valid := time.Now().Add(time.Hour)
@@ -112,11 +112,13 @@ func TestOnlyProvenMembersPass(t *testing.T) {
 			checkOutcome(t, "rpc", err, c.want)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
-			pc, err := client.dialNode(ctx, "srv", wire.PurposeRaft)
-			if err == nil {
-				pc.Close()
+			for name, purpose := range map[string]uint8{"raft": wire.PurposeRaft, "direct": wire.PurposeDirect} {
+				pc, err := client.dialNode(ctx, "srv", purpose)
+				if err == nil {
+					pc.Close()
+				}
+				checkOutcome(t, name, err, c.want)
 			}
-			checkOutcome(t, "raft", err, c.want)
 		})
 	}
 }

@@ -89,7 +89,8 @@ type Config struct {
 	// OnPeer, if not nil, is told every hello that was accepted, in both
 	// directions. It must not block.
 	OnPeer func(peer wire.Hello)
-	// OnRPC owns an accepted RPC connection. It runs on the connection's own
+	// OnRPC owns an accepted RPC connection, multiplexed or direct as the purpose in
+	// the peer's hello says. It runs on the connection's own
 	// goroutine, may block for its whole life, and must return once the connection
 	// is closed: Close waits for it. The connection is closed when it returns.
 	OnRPC func(conn net.Conn, peer wire.Hello)
@@ -367,7 +368,7 @@ func (t *Transport) serveInbound(p *pendingConn) {
 	switch pc.peer.Purpose {
 	case wire.PurposeRaft:
 		t.raft.serve(pc)
-	case wire.PurposeRPC:
+	case wire.PurposeRPC, wire.PurposeDirect:
 		t.cfg.OnRPC(pc, pc.peer)
 	}
 }

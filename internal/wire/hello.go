@@ -4,8 +4,9 @@ import "encoding/binary"
 
 // Purposes of a connection. Append-only; the receiver refuses one that it does not serve.
 const (
-	PurposeRaft uint8 = 1
-	PurposeRPC  uint8 = 2
+	PurposeRaft   uint8 = 1
+	PurposeRPC    uint8 = 2
+	PurposeDirect uint8 = 3 // calls too, one stream at a time
 )
 
 // Hello is the first frame in both directions once the connection is authenticated. It does not alias the frame.
