@@ -85,6 +85,10 @@ type side struct {
 	tx    *sql.Tx
 	stmts map[string]*sql.Stmt // by text
 	plain bool
+	// deferred: foreign keys were deferred. SQLite compiles a check that is deferred so that it comes
+	// after the insert, and keeps the statement: so what last_insert_rowid() is after an insert that fails
+	// would depend on when the statement was compiled last. From then on each is prepared anew.
+	deferred bool
 }
 
 func newSide(t *testing.T, db *sql.DB, plain bool) *side {
@@ -141,6 +145,7 @@ func (s *side) do(ctx context.Context, st *step) (o outcome) {
 		s.tx = nil
 		return o
 	}
+	s.deferred = s.deferred || strings.HasPrefix(st.query, "PRAGMA defer_foreign_keys = on")
 	if st.prepared {
 		prepared, err := s.prepare(ctx, st.query)
 		if err != nil {
@@ -170,7 +175,11 @@ func (s *side) do(ctx context.Context, st *step) (o outcome) {
 
 func (s *side) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
 	if st := s.stmts[query]; st != nil {
-		return st, nil
+		if !s.deferred {
+			return st, nil
+		}
+		_ = st.Close()
+		delete(s.stmts, query)
 	}
 	st, err := s.conn.PrepareContext(ctx, query)
 	if err == nil {

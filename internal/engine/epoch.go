@@ -385,11 +385,11 @@ func (d *DB) runStatements(u *Unit) error {
 // endUnit checks what SQLite would only check at the outer COMMIT (H4) and releases
 // the unit's savepoint.
 func (d *DB) endUnit() error {
-	n, err := d.w.DeferredForeignKeys()
+	violated, err := d.w.DeferredForeignKeys()
 	if err != nil {
 		return err
 	}
-	if n > 0 {
+	if violated {
 		return &sqlite.Error{Code: sqlite.Constraint, Extended: sqlite.ConstraintForeignKey, Msg: "constraint failed: FOREIGN KEY constraint failed", Offset: -1}
 	}
 	if d.x.schema {

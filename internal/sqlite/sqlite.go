@@ -324,17 +324,16 @@ func (c *Conn) SetTotalChanges(n int64) {
 	}
 }
 
-// DeferredForeignKeys is 0 when no deferred foreign key constraint is violated
-// in the open transaction and 1 when a COMMIT would fail for one.
-func (c *Conn) DeferredForeignKeys() (int, error) {
+// DeferredForeignKeys reports whether a COMMIT of the open transaction would fail for a
+// deferred foreign key. It adds the two counts that SQLite adds: a row that was orphaned
+// before foreign keys were enforced takes one away when it goes, so one count can be below
+// zero, and SQLITE_DBSTATUS_DEFERRED_FKS looks at each by itself.
+func (c *Conn) DeferredForeignKeys() (bool, error) {
 	if c.db == 0 {
-		return 0, errClosed()
+		return false, errClosed()
 	}
-	rc := lib.Xsqlite3_db_status(c.tls, c.db, lib.SQLITE_DBSTATUS_DEFERRED_FKS, c.out+outA, c.out+outB, 0)
-	if rc != lib.SQLITE_OK {
-		return 0, c.failCode(rc, "deferred foreign keys")
-	}
-	return int(*at[int32](c.out + outA)), nil
+	db := at[lib.Tsqlite3](c.db)
+	return db.FnDeferredCons+db.FnDeferredImmCons > 0, nil
 }
 
 // Checkpoint copies frames of the WAL into the database file. walFrames is the

@@ -511,14 +511,16 @@ func TestChangesAfterEachKindOfStatement(t *testing.T) {
 
 func TestDeferredForeignKeys(t *testing.T) {
 	c := openMemory(t)
-	must(t, c.Exec("PRAGMA foreign_keys=ON; CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(p REFERENCES p(id) DEFERRABLE INITIALLY DEFERRED); BEGIN"))
+	must(t, c.Exec("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE k(p REFERENCES p(id) DEFERRABLE INITIALLY DEFERRED); CREATE TABLE i(p REFERENCES p(id)); INSERT INTO k VALUES(9);"+
+		"PRAGMA foreign_keys=ON; BEGIN; PRAGMA defer_foreign_keys=ON"))
 	for _, step := range []struct {
 		sql  string
-		want int
-	}{{"SELECT 1", 0}, {"INSERT INTO k VALUES(5)", 1}, {"INSERT INTO p VALUES(5)", 0}, {"SAVEPOINT s; DELETE FROM p", 1}, {"ROLLBACK TO s", 0}} {
+		want bool
+	}{{"SELECT 1", false}, {"INSERT INTO k VALUES(5)", true}, {"INSERT INTO p VALUES(5)", false}, {"SAVEPOINT s; DELETE FROM p", true}, {"ROLLBACK TO s", false},
+		{"INSERT INTO i VALUES(6)", true}, {"DELETE FROM k WHERE p = 9", false}, {"INSERT INTO k VALUES(7)", true}, {"DELETE FROM k WHERE p = 7", false}} {
 		must(t, c.Exec(step.sql))
 		if n, err := c.DeferredForeignKeys(); n != step.want || err != nil {
-			t.Errorf("%s: %d %v, want %d", step.sql, n, err, step.want)
+			t.Errorf("%s: %v %v, want %v", step.sql, n, err, step.want)
 		}
 	}
 	if c.Autocommit() {
