@@ -46,9 +46,17 @@ func slogLevel(l hclog.Level) slog.Level {
 	return slog.LevelInfo
 }
 
+// missingEntry is what a follower's raft says of an entry that it has not received yet. The
+// leader tells followers of a commit at once, some before they have the entry: nothing is
+// wrong, and it would be said many times a second.
+const missingEntry = "failed to get previous log"
+
 func (h *hcLogger) Log(level hclog.Level, msg string, args ...any) {
 	if level == hclog.Off {
 		return
+	}
+	if msg == missingEntry {
+		level = hclog.Debug
 	}
 	to := slogLevel(level)
 	if !h.log.Enabled(context.Background(), to) {
