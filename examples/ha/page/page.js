@@ -1,0 +1,451 @@
+"use strict";
+
+const demo = document.querySelector("meta[name=demo]").dataset;
+const cards = [...document.querySelectorAll(".card")];
+const ids = cards.map((card) => card.dataset.node);
+const $ = (id) => document.getElementById(id);
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+const PACE = 2000, FAST_PACE = 250, FAST_FOR = 8000; // between two writes; after a button was pressed
+const PATIENCE = 6000; // for an answer to one attempt
+const TRY_FOR = 30000; // how long a write that was not applied is sent again
+const SILENCE = 2500; // of a stream, after which another node is asked
+const OUTAGE = 300; // a shorter wait is none
+const SETTLED = 10000; // after an attempt's end: what is not in the log then was not written
+
+const seconds = (ms) => (ms < 9950 ? (ms / 1000).toFixed(ms < 995 ? 2 : 1) : Math.round(ms / 1000)) + " s";
+const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+// The stream. It comes from one node, and from another when that one falls silent.
+
+let from = demo.node, pinned = "", stream, heard = 0, overview, views = new Map();
+
+function connect(id) {
+  if (stream) stream.close();
+  from = id;
+  heard = performance.now();
+  $("from").textContent = id;
+  showFrom();
+  stream = new EventSource(`/node/${id}/events`);
+  const live = (handle) => (e) => { heard = performance.now(); handle(JSON.parse(e.data)); };
+  stream.addEventListener("nodes", live(showNodes));
+  stream.addEventListener("log", live(showLog));
+  stream.onerror = () => { if (from === id) moveOn(); };
+}
+
+let moving = false;
+async function moveOn() {
+  if (moving) return;
+  moving = true;
+  stream.close();
+  pinned = "";
+  const next = ids[(ids.indexOf(from) + 1) % ids.length];
+  await sleep(150);
+  moving = false;
+  connect(next);
+}
+
+let answered = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  if (now - heard > SILENCE) moveOn();
+  banner("silence", now - answered > 6000 ? "No node has answered for some seconds. If the demo was stopped, start it again: this page will find it." : "");
+}, 500);
+
+const banners = {};
+function banner(kind, text) {
+  banners[kind] = text;
+  const all = Object.values(banners).filter(Boolean).join(" ");
+  if ($("banner").textContent !== all) $("banner").textContent = all;
+  $("banner").hidden = !all;
+}
+
+function announce(text) { $("announcer").textContent = text; }
+
+// The nodes.
+
+let leader = "";
+function showNodes(o) {
+  answered = performance.now();
+  if (String(o.run) !== demo.run) return location.reload(); // another run has another token
+  overview = o;
+  const most = Math.max(0, ...o.nodes.map((v) => v.status?.applied ?? 0));
+  for (const v of o.nodes) {
+    const before = views.get(v.id);
+    views.set(v.id, v);
+    if (v.process === "running" && before && before.process !== "running") avoid.delete(v.id);
+    showCard(v, most);
+  }
+  const now = o.nodes.find((v) => v.status?.ready && v.process === "running")?.id ?? "";
+  if (now && now !== leader) {
+    if (leader) announce(`${now} leads now`);
+    leader = now;
+  }
+  const cluster = o.nodes.find((v) => v.status?.cluster)?.status.cluster;
+  if (cluster) book.open(cluster);
+}
+
+function showCard(v, most) {
+  const card = $(v.id), s = v.status, cut = v.deaf || v.mute;
+  const health = v.process !== "running" ? v.process : cut ? "cut" : s ? "well" : "silent";
+  const role = { down: "down", paused: "paused", silent: "no answer" }[health] ?? (s ? s.role : "no answer");
+  card.dataset.health = health;
+  card.dataset.role = health === "well" && s.ready ? "leader" : "";
+  put(card.querySelector(".role"), role === "leader" && s && !s.ready ? "taking over" : role);
+  put(card.querySelector(".note"), note(v, health));
+  if (s) {
+    field(card, "term", s.term);
+    field(card, "applied", s.applied);
+    field(card, "lag", most > s.applied ? plural(most - s.applied, "entry", "entries") : "none");
+    field(card, "rows", s.rows);
+    field(card, "uptime", uptime(s.uptime));
+  } else {
+    field(card, "uptime", "–");
+    const last = Number(card.querySelector("[data-field=applied]").textContent);
+    if (last) field(card, "lag", most > last ? plural(most - last, "entry", "entries") : "none");
+  }
+  const busy = card.getAttribute("aria-busy") === "true", runs = v.process !== "down";
+  button(card, "restart", runs ? "Restart" : "Start", busy, !runs);
+  button(card, "kill", "Kill −9", busy || !runs);
+  button(card, "pause", v.process === "paused" ? "Resume" : "Pause", busy || !runs || demo.canPause !== "true", v.process === "paused");
+  button(card, "cut", cut ? "Heal" : "Cut off", busy, cut);
+  button(card, "mute", "Cut one way", busy || cut);
+}
+
+function note(v, health) {
+  if (v.status?.halted) return "stopped: " + v.status.halted;
+  if (health === "down") return "its data stay on disk";
+  if (health === "paused") return "stands still, connections open";
+  if (health === "silent") return "did not answer just now";
+  const alone = v.status && !v.status.leader ? ": knows no leader, refuses writes" : "";
+  if (v.deaf && v.mute) return "cut off from the others" + alone;
+  if (v.mute) return "hears the others, is not heard" + alone;
+  if (v.deaf) return "is heard, hears nobody" + alone;
+  if (v.status.ready) return "takes all writes in";
+  return v.status.leader ? "follows " + v.status.leader : "waits for an election";
+}
+
+function put(el, text) { if (el.textContent !== String(text)) el.textContent = text; }
+function field(card, name, value) { put(card.querySelector(`[data-field=${name}]`), value); }
+const plural = (n, one, many) => `${n} ${n === 1 ? one : many}`;
+function uptime(ms) {
+  const s = Math.floor(ms / 1000);
+  if (s < 60) return s + " s";
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+}
+
+function button(card, what, text, disabled, undo = false) {
+  const b = card.querySelector(`[data-do=${what}]`);
+  put(b, text);
+  b.disabled = disabled;
+  b.classList.toggle("undo", undo);
+}
+
+function showFrom() {
+  for (const card of cards) card.querySelector("[data-do=show]").setAttribute("aria-pressed", String(card.dataset.node === from));
+}
+
+for (const card of cards) {
+  card.addEventListener("click", (e) => {
+    const b = e.target.closest("button[data-do]");
+    if (b) act(card, b.dataset.do);
+  });
+}
+
+async function act(card, what) {
+  const id = card.dataset.node, v = views.get(id);
+  if (what === "show") { pinned = id; connect(id); return; }
+  const action = what === "pause" && v?.process === "paused" ? "resume" : what === "cut" && (v?.deaf || v?.mute) ? "heal" : what;
+  card.setAttribute("aria-busy", "true");
+  hurry();
+  try {
+    const resp = await fetch(`/node/${id}/do/${action}`, { method: "POST", headers: { "X-Demo-Token": demo.token } });
+    const failed = resp.ok ? "" : (await resp.json().catch(() => ({}))).error ?? `the supervisor answered ${resp.status}`;
+    banner("action", failed);
+    if (!failed) announce(`${id}: ${action} done`);
+  } catch {
+    banner("action", "The supervisor does not answer: was the demo stopped?");
+  }
+  hurry();
+  card.setAttribute("aria-busy", "false");
+}
+
+// The log.
+
+let newest = 0;
+function showLog(rows) {
+  const first = newest === 0;
+  $("rows").replaceChildren(...rows.slice(0, 30).map((r) => {
+    const tr = document.createElement("tr");
+    if (!first && r.seq > newest) tr.className = "fresh";
+    tr.dataset.id = r.id;
+    tr.append(cell(r.seq), cell(r.text), cell(who(r.received)), cell(r.applied ? who(r.applied) : "unknown", r.term ? ` term ${r.term}` : ""), cell(time.format(r.sent)));
+    return tr;
+  }));
+  newest = Math.max(0, ...rows.map((r) => r.seq));
+}
+
+function cell(content, extra = "") {
+  const td = document.createElement("td");
+  td.append(content);
+  if (extra) {
+    const span = document.createElement("span");
+    span.className = "term";
+    span.textContent = extra;
+    td.append(span);
+  }
+  return td;
+}
+
+function who(id) {
+  const span = document.createElement("span"), dot = document.createElement("span");
+  span.className = "who";
+  span.dataset.node = id;
+  dot.className = "dot";
+  span.append(dot, id);
+  return span;
+}
+
+// The book of this page's writes, which a reload does not lose.
+
+const book = {
+  cluster: "", client: "", next: 1, acked: [], open: openBook,
+  unknown: new Map(), // number → when its last attempt ends
+};
+
+function openBook(cluster) {
+  if (book.cluster === cluster) return;
+  const saved = JSON.parse(sessionStorage.getItem("colmena-ha") ?? "null");
+  const same = saved?.cluster === cluster;
+  book.cluster = cluster;
+  book.client = same ? saved.client : "page" + crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
+  book.next = same ? saved.next : 1;
+  book.acked = same ? saved.acked : [];
+  book.unknown = new Map(same ? saved.unknown : []);
+  saveBook();
+}
+
+function saveBook() {
+  sessionStorage.setItem("colmena-ha", JSON.stringify({ cluster: book.cluster, client: book.client, next: book.next, acked: book.acked, unknown: [...book.unknown] }));
+  $("acked").textContent = count(book.acked).toLocaleString();
+  $("unknown").textContent = book.unknown.size;
+  $("unknown").className = book.unknown.size ? "bad" : "";
+}
+
+const count = (ranges) => ranges.reduce((sum, [a, b]) => sum + b - a + 1, 0);
+const has = (ranges, n) => ranges.some(([a, b]) => a <= n && n <= b);
+
+function add(ranges, n) {
+  if (has(ranges, n)) return;
+  ranges.push([n, n]);
+  ranges.sort((x, y) => x[0] - y[0]);
+  for (let i = ranges.length - 1; i > 0; i--) {
+    if (ranges[i - 1][1] + 1 >= ranges[i][0]) {
+      ranges[i - 1][1] = Math.max(ranges[i - 1][1], ranges[i][1]);
+      ranges.splice(i, 1);
+    }
+  }
+}
+
+// Writing.
+
+let fastUntil = 0, lastAck = 0;
+const owing = new Set(); // nodes that owe an answer for longer than a moment
+const avoid = new Map(); // node → {until, pause} after it did not take a write
+const pending = new Map(); // number → when it was first sent
+const hurry = () => { fastUntil = performance.now() + FAST_FOR; };
+const stuck = () => [...pending.values()].some((since) => performance.now() - since > OUTAGE);
+
+(async function writeOn() {
+  for (;;) {
+    const began = performance.now();
+    if (book.client && overview) write(phrase(), "");
+    do await sleep(50); while (performance.now() - began < (performance.now() < fastUntil || stuck() ? FAST_PACE : PACE));
+  }
+})();
+
+const things = ["the tide at the pier", "a bee at hive 7", "rain on the roof", "the 9:41 to the coast", "a door in the east wing", "a kettle on the boil",
+  "the lamp on buoy 12", "a knock at the gate", "wind over the ridge", "the night shift"];
+const phrase = () => "saw " + things[Math.floor(Math.random() * things.length)];
+
+function choose(not) {
+  const now = performance.now(), any = (list) => list[Math.floor(Math.random() * list.length)];
+  return any(ids.filter((id) => id !== not && !owing.has(id) && !((avoid.get(id)?.until ?? 0) > now))) ?? any(ids.filter((id) => id !== not));
+}
+
+// write sends an event until it is acknowledged or its outcome is unknown. What was
+// certainly not applied is sent again, through another node; what is unknown never is.
+async function write(text, through) {
+  const n = book.next++, id = `${book.client}-${n}`, began = performance.now(), sent = Date.now();
+  pending.set(n, began);
+  saveBook();
+  const item = trouble(n);
+  let via = through || choose("");
+  for (;;) {
+    const end = Date.now() + PATIENCE;
+    const a = await attempt(via, { id, text, sent, until: end });
+    if (a.outcome === "written") {
+      acknowledged(n, began, item);
+      break;
+    }
+    const rest = avoid.get(via)?.pause ?? 1500;
+    avoid.set(via, { until: performance.now() + rest, pause: Math.min(2 * rest, 24000) });
+    if (a.outcome !== "not applied") {
+      book.unknown.set(n, end);
+      saveBook();
+      item.say("unknown", `${via} did not say what became of event ${n}; the log will tell`, true);
+      sample(performance.now() - began, true);
+      break;
+    }
+    if (performance.now() - began > TRY_FOR) {
+      item.say("given up", `event ${n} was not applied: ${a.error}`);
+      sample(performance.now() - began, true);
+      break;
+    }
+    if (via === through) await sleep(300);
+    const next = through || choose(via);
+    item.say("refused", `${via}: ${a.error.replace(/^colmena: /, "")}. Event ${n} goes through ${next}`, true);
+    via = next;
+  }
+  pending.delete(n);
+}
+
+async function attempt(via, e) {
+  const ctl = new AbortController();
+  const late = setTimeout(() => owing.add(via), OUTAGE), end = setTimeout(() => ctl.abort(), PATIENCE);
+  try {
+    const resp = await fetch(`/node/${via}/write`, { method: "POST", headers: { "X-Demo-Token": demo.token }, body: JSON.stringify(e), signal: ctl.signal });
+    return await resp.json();
+  } catch {
+    return { outcome: "unknown" };
+  } finally {
+    clearTimeout(late);
+    clearTimeout(end);
+    owing.delete(via);
+  }
+}
+
+function acknowledged(n, began, item) {
+  const now = performance.now(), wait = now - Math.max(began, lastAck);
+  add(book.acked, n);
+  saveBook();
+  sample(now - began, false);
+  if (wait > OUTAGE) outage(wait);
+  lastAck = now;
+  item.done(`written after ${seconds(now - began)}`);
+}
+
+function outage(ms) {
+  const small = document.createElement("small");
+  small.textContent = " at " + time.format(Date.now());
+  $("outage").replaceChildren(seconds(ms), small);
+}
+
+// trouble is a line about a write that was not simply acknowledged; it is shown when there is
+// something to say.
+function trouble(n) {
+  let li;
+  const say = (what, text, open = false) => {
+    if (!li) {
+      li = document.createElement("li");
+      li.dataset.number = n;
+      $("trouble").prepend(li);
+      while ($("trouble").children.length > 4) ($("trouble").querySelector("li:not(.open)") ?? $("trouble").lastChild).remove();
+    }
+    const b = document.createElement("b");
+    b.textContent = what;
+    li.replaceChildren(b, text);
+    li.classList.toggle("open", open);
+  };
+  const done = (text) => { if (li) { say("resolved", `event ${n}: ${text}`); setTimeout(() => li.remove(), 20000); } };
+  lines.set(n, done);
+  if (lines.size > 200) lines.delete(lines.keys().next().value);
+  return { say, done };
+}
+const lines = new Map(); // number → how its line ends
+
+// Looking: what became of writes that were not answered, and whether the log has all that
+// were acknowledged, once.
+
+(async function look() {
+  for (let pause = 1000; ; pause = book.unknown.size ? 1000 : 4000) {
+    await sleep(pause);
+    if (!book.client) continue;
+    const acked = structuredClone(book.acked), asked = Date.now();
+    try {
+      const resp = await fetch(`/node/${from}/ledger?client=${book.client}`, { signal: AbortSignal.timeout(PATIENCE) });
+      if (resp.ok) compare(acked, asked, await resp.json());
+    } catch { /* this node cannot tell now; the next question may go to another */ }
+  }
+})();
+
+function compare(acked, asked, log) {
+  let lost = 0;
+  for (const [a, b] of acked) for (let n = a; n <= b; n++) if (!has(log.have, n)) lost++;
+  verdict("lost", lost);
+  verdict("doubled", log.doubled.length);
+  for (const [n, end] of [...book.unknown]) {
+    if (has(log.have, n)) {
+      add(book.acked, n);
+      lines.get(n)?.("it was written, once");
+    } else if (asked > end + SETTLED) {
+      lines.get(n)?.("it was not written");
+    } else continue;
+    book.unknown.delete(n);
+  }
+  saveBook();
+}
+
+function verdict(id, n) {
+  $(id).textContent = n;
+  $(id).className = n ? "bad" : "good";
+}
+
+// The chart: one bar for each write, on a logarithmic scale from 1 ms to 10 s.
+
+const samples = [];
+function sample(ms, none) {
+  samples.push({ ms, none });
+  if (samples.length > 90) samples.shift();
+  draw();
+}
+
+const NS = "http://www.w3.org/2000/svg";
+const el = (name, attrs, text = "") => {
+  const e = document.createElementNS(NS, name);
+  for (const [k, v] of Object.entries(attrs)) e.setAttribute(k, v);
+  e.textContent = text;
+  return e;
+};
+const height = (ms) => Math.max(2, Math.min(84, 84 * Math.log10(Math.max(ms, 1)) / 4));
+
+function draw() {
+  const parts = [];
+  for (const [ms, text] of [[1, "1 ms"], [10, "10 ms"], [100, "0.1 s"], [1000, "1 s"]]) {
+    const y = 92 - (ms === 1 ? 0 : height(ms));
+    parts.push(el("line", { class: "grid", x1: 36, x2: 480, y1: y, y2: y }), el("text", { x: 0, y: y + (ms === 1 ? 0 : 3) }, text));
+  }
+  samples.forEach((s, i) => {
+    const h = s.none ? 84 : height(s.ms);
+    parts.push(el("rect", { class: s.none ? "none" : s.ms > OUTAGE ? "slow" : "bar", x: 480 - 4.9 * (samples.length - i), width: 3.4, y: 92 - h, height: h, rx: 1 }));
+  });
+  $("chart").replaceChildren(...parts);
+  const sorted = samples.filter((s) => !s.none).map((s) => s.ms).sort((a, b) => a - b);
+  if (!sorted.length) return;
+  const ms = (v) => (v < 1000 ? `${v < 10 ? v.toFixed(1) : Math.round(v)} ms` : seconds(v));
+  const text = `median ${ms(sorted[Math.floor(sorted.length / 2)])}, longest ${ms(sorted.at(-1))}`;
+  put($("latency"), text);
+  $("chart").setAttribute("aria-label", `Latency of the last ${samples.length} writes: ${text}`);
+}
+
+$("write").addEventListener("submit", (e) => {
+  e.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || !book.client) return;
+  write(text, $("through").value);
+  $("text").value = "";
+});
+
+draw();
+connect(from);
