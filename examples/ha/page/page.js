@@ -99,8 +99,10 @@ function showCard(v, most) {
     field(card, "lag", most > s.applied ? plural(most - s.applied, "entry", "entries") : "none");
     field(card, "rows", s.rows);
     field(card, "uptime", uptime(s.uptime));
+    field(card, "contact", s.ready ? "leads" : s.contact < 0 ? "never" : s.contact < 1000 ? "now" : uptime(s.contact) + " ago");
   } else {
     field(card, "uptime", "–");
+    field(card, "contact", "–");
     const last = Number(card.querySelector("[data-field=applied]").textContent);
     if (last) field(card, "lag", most > last ? plural(most - last, "entry", "entries") : "none");
   }
@@ -109,7 +111,7 @@ function showCard(v, most) {
   button(card, "kill", "Kill −9", busy || !runs);
   button(card, "pause", v.process === "paused" ? "Resume" : "Pause", busy || !runs || demo.canPause !== "true", v.process === "paused");
   button(card, "cut", cut ? "Heal" : "Cut off", busy, cut);
-  button(card, "mute", "Cut one way", busy || cut);
+  button(card, "mute", "One way", busy || cut);
 }
 
 function note(v, health) {
@@ -327,11 +329,11 @@ async function attempt(via, e) {
 }
 
 function acknowledged(n, began, item) {
-  const now = performance.now(), wait = now - Math.max(began, lastAck);
+  const now = performance.now(), wait = now - Math.max(lastAck, Math.min(...pending.values()));
   add(book.acked, n);
   saveBook();
   sample(now - began, false);
-  if (wait > OUTAGE) outage(wait);
+  if (wait > OUTAGE + FAST_PACE) outage(wait);
   lastAck = now;
   item.done(`written after ${seconds(now - began)}`);
 }
@@ -404,10 +406,10 @@ function verdict(id, n) {
 
 // The chart: one bar for each write, on a logarithmic scale from 1 ms to 10 s.
 
-const samples = [];
+const SAMPLES = 90, samples = [];
 function sample(ms, none) {
   samples.push({ ms, none });
-  if (samples.length > 90) samples.shift();
+  if (samples.length > SAMPLES) samples.shift();
   draw();
 }
 
@@ -418,17 +420,20 @@ const el = (name, attrs, text = "") => {
   e.textContent = text;
   return e;
 };
-const height = (ms) => Math.max(2, Math.min(84, 84 * Math.log10(Math.max(ms, 1)) / 4));
 
 function draw() {
-  const parts = [];
-  for (const [ms, text] of [[1, "1 ms"], [10, "10 ms"], [100, "0.1 s"], [1000, "1 s"]]) {
-    const y = 92 - (ms === 1 ? 0 : height(ms));
-    parts.push(el("line", { class: "grid", x1: 36, x2: 480, y1: y, y2: y }), el("text", { x: 0, y: y + (ms === 1 ? 0 : 3) }, text));
-  }
+  const { width, height } = $("chart").getBoundingClientRect(), base = height - 6, left = 40;
+  if (!width) return;
+  $("chart").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const up = (ms) => Math.max(2, Math.min(base - 4, (base - 8) * Math.log10(Math.max(ms, 1)) / 4));
+  const parts = [[1, "1 ms"], [10, "10 ms"], [100, "0.1 s"], [1000, "1 s"]].flatMap(([ms, text]) => {
+    const y = base - (ms === 1 ? 0 : up(ms));
+    return [el("line", { class: "grid", x1: left, x2: width, y1: y, y2: y }), el("text", { x: 0, y: y + 3.5 }, text)];
+  });
+  const step = (width - left) / SAMPLES;
   samples.forEach((s, i) => {
-    const h = s.none ? 84 : height(s.ms);
-    parts.push(el("rect", { class: s.none ? "none" : s.ms > OUTAGE ? "slow" : "bar", x: 480 - 4.9 * (samples.length - i), width: 3.4, y: 92 - h, height: h, rx: 1 }));
+    const h = s.none ? base - 4 : up(s.ms);
+    parts.push(el("rect", { class: s.none ? "none" : s.ms > OUTAGE ? "slow" : "bar", x: width - step * (samples.length - i), width: step * 0.7, y: base - h, height: h, rx: 1 }));
   });
   $("chart").replaceChildren(...parts);
   const sorted = samples.filter((s) => !s.none).map((s) => s.ms).sort((a, b) => a - b);
@@ -447,5 +452,6 @@ $("write").addEventListener("submit", (e) => {
   $("text").value = "";
 });
 
+addEventListener("resize", draw);
 draw();
 connect(from);
