@@ -115,6 +115,9 @@ type nodeStatus struct {
 	Halted    string `json:"halted,omitempty"`
 }
 
+// roleLearner is the role of a follower that does not vote.
+const roleLearner = "learner"
+
 // status asks no other node.
 func (a *application) status(ctx context.Context) nodeStatus {
 	s := a.node.Status()
@@ -124,7 +127,7 @@ func (a *application) status(ctx context.Context) nodeStatus {
 	}
 	for _, m := range s.Members {
 		if m.ID == s.NodeID && !m.Voter && s.Role == "follower" {
-			out.Role = "learner"
+			out.Role = roleLearner
 		}
 	}
 	if s.Halted != nil {

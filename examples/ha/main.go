@@ -15,6 +15,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -44,7 +45,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	if err := run(ctx, os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "FAILED:", err)
 		os.Exit(1)
 	}
@@ -59,8 +60,7 @@ type options struct {
 }
 
 // run starts the nodes and ends them when ctx ends or a headless run is over.
-func run(ctx context.Context, o options) (err error) {
-	say := func(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+func run(ctx context.Context, out io.Writer, o options) (err error) {
 	var page *pageListener
 	if !o.headless {
 		if page, err = listenForPage(o.listen); err != nil {
@@ -80,9 +80,8 @@ func run(ctx context.Context, o options) (err error) {
 		if o.seed == 0 {
 			o.seed = rand.Uint64N(1_000_000)
 		}
-		return runHeadless(ctx, s, headless{say: say, duration: o.duration, chaos: o.chaos, seed: o.seed})
+		return runHeadless(ctx, s, headless{out: out, duration: o.duration, chaos: o.chaos, seed: o.seed})
 	}
-	say("%d nodes run; their data is in %s", len(s.nodes), o.dir)
-	say("open %s/ in a browser, end with Ctrl-C", page.url())
+	fmt.Fprintf(out, "%d nodes run; their data is in %s\nopen %s/ in a browser, end with Ctrl-C\n", len(s.nodes), o.dir, page.url())
 	return page.serve(ctx, s)
 }

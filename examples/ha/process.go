@@ -27,6 +27,8 @@ type process struct {
 	paused bool
 	http   string // where it answers HTTP
 	since  time.Time
+	told   bool // it was told to end
+	alone  int  // how often it ended without that
 }
 
 // started is what a node writes on its standard output when it listens.
@@ -119,7 +121,7 @@ func (p *process) start() (bind string, err error) {
 	}
 	p.cmd, p.stdin = cmd, stdin
 	ended, listens := make(chan struct{}), make(chan started, 1)
-	p.set(func() { p.ended, p.paused, p.http = ended, false, "" })
+	p.set(func() { p.ended, p.paused, p.told, p.http = ended, false, false, "" })
 	go func() {
 		var s started
 		if json.NewDecoder(stdout).Decode(&s) == nil {
@@ -128,7 +130,12 @@ func (p *process) start() (bind string, err error) {
 		_, _ = io.Copy(io.Discard, stdout) // until it ends
 		close(listens)
 		_ = cmd.Wait() // how it ended is told by its log
-		p.set(func() { close(ended) })
+		p.set(func() {
+			if !p.told {
+				p.alone++
+			}
+			close(ended)
+		})
 	}()
 	select {
 	case s, ok := <-listens:
@@ -140,6 +147,13 @@ func (p *process) start() (bind string, err error) {
 	case <-time.After(startTimeout):
 		return "", errors.Join(fmt.Errorf("%s did not start within %v: its log is %s", p.flags.ID, startTimeout, p.logFile()), p.killLocked())
 	}
+}
+
+// crashes is how often the process ended without having been told to.
+func (p *process) crashes() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.alone
 }
 
 func (p *process) set(f func()) {
@@ -163,6 +177,7 @@ func (p *process) killLocked() error {
 	if state, _ := p.state(); state == stateDown {
 		return fmt.Errorf("%s does not run", p.flags.ID)
 	}
+	p.set(func() { p.told = true })
 	err := p.cmd.Process.Kill()
 	<-p.ended
 	_ = p.stdin.Close()
@@ -193,6 +208,7 @@ func (p *process) stop() error {
 	case statePaused:
 		_ = signalPause(p.cmd.Process, false)
 	}
+	p.set(func() { p.told = true })
 	if err := terminate(p.cmd.Process, p.stdin); err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (a *application) overview(ctx context.Context) overview {
 	var known []facts
 	views := make([]view, len(a.flags.Nodes))
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = a.ask(ctx, "/facts", &known) })
+	wg.Go(func() { _ = ask(ctx, http.MethodGet, a.flags.Page+"/facts", a.flags.Token, nil, &known) })
 	for i, id := range a.flags.Nodes {
 		views[i].ID = id
 		if id == a.flags.ID {
@@ -107,8 +107,8 @@ func (a *application) overview(ctx context.Context) overview {
 			continue
 		}
 		wg.Go(func() {
-			var s nodeStatus
-			if a.ask(ctx, "/node/"+id+"/status", &s) == nil {
+			s := nodeStatus{}
+			if ask(ctx, http.MethodGet, a.flags.Page+"/node/"+id+"/status", a.flags.Token, nil, &s) == nil {
 				views[i].Status = &s
 			}
 		})
@@ -123,21 +123,4 @@ func (a *application) overview(ctx context.Context) overview {
 	}
 	o.Nodes = views
 	return o
-}
-
-func (a *application) ask(ctx context.Context, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.flags.Page+path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set(tokenHeader, a.flags.Token)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(into)
 }

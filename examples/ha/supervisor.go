@@ -21,6 +21,7 @@ const (
 // no part in what they decide.
 type supervisor struct {
 	token   string // what a request must bring to be answered
+	began   int64  // Unix milliseconds
 	network *network
 	nodes   []*process
 	byID    map[string]*process
@@ -31,8 +32,7 @@ func newSupervisor(dir, page string) (*supervisor, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	s := &supervisor{token: rand.Text(), byID: map[string]*process{}}
-	began := time.Now().UnixMilli()
+	s := &supervisor{token: rand.Text(), began: time.Now().UnixMilli(), byID: map[string]*process{}}
 	var ids []string
 	for i := range voters + learners {
 		ids = append(ids, fmt.Sprintf("node-%d", i+1))
@@ -42,7 +42,7 @@ func newSupervisor(dir, page string) (*supervisor, error) {
 		return nil, err
 	}
 	for i, id := range ids {
-		p := &process{flags: nodeFlags{ID: id, Dir: filepath.Join(dir, id), Advertise: s.network.addr(id), Nodes: ids, Page: page, Token: s.token, Run: began}}
+		p := &process{flags: nodeFlags{ID: id, Dir: filepath.Join(dir, id), Advertise: s.network.addr(id), Nodes: ids, Page: page, Token: s.token, Run: s.began}}
 		p.flags.Learner = i >= voters
 		for _, other := range ids {
 			if i > 0 && other != id {
