@@ -217,6 +217,12 @@ func (p *process) stop() error {
 		_ = p.stdin.Close()
 		return nil
 	case <-time.After(stopTimeout):
-		return errors.Join(fmt.Errorf("%s did not end within %v and was killed", p.flags.ID, stopTimeout), p.killLocked())
+		tellWhere(p.cmd.Process)
+		select {
+		case <-p.ended:
+		case <-time.After(time.Second):
+			_ = p.killLocked()
+		}
+		return fmt.Errorf("%s did not end within %v and was killed: where it hung is in its log %s", p.flags.ID, stopTimeout, p.logFile())
 	}
 }

@@ -20,5 +20,8 @@ func signalPause(*os.Process, bool) error {
 // terminate closes the node's input, which ends it in good order as SIGTERM does elsewhere.
 func terminate(_ *os.Process, stdin io.Closer) error { return stdin.Close() }
 
+// tellWhere does nothing here: there is no signal for it.
+func tellWhere(*os.Process) {}
+
 // canPause says whether signalPause works here.
 const canPause = false

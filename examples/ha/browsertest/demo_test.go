@@ -61,7 +61,7 @@ func logs(dir string) (ends []string) {
 	files, _ := filepath.Glob(filepath.Join(dir, "data", "*.log"))
 	for _, file := range files {
 		if b, err := os.ReadFile(file); err == nil {
-			ends = append(ends, file+"\n"+string(b[max(0, len(b)-400000):]))
+			ends = append(ends, file+"\n"+string(b[max(0, len(b)-4000):]))
 		}
 	}
 	return ends

@@ -38,6 +38,10 @@ func TestPageGoesOnWhenNodesBreak(t *testing.T) {
 	b.until("another node leads", leader+` !== '' && `+leader+` !== `+fmt.Sprintf("%q", killed))
 	b.until("rows go on", fmt.Sprintf(`%s >= %d`, newest, before+4))
 	b.until("every row tells who received it, and whose term it is of", `[...document.querySelectorAll('#rows tr')].every(r => /node-\d/.test(r.cells[2].textContent) && /node-\d term \d+/.test(r.cells[3].textContent))`)
+	if *shots != "" { // with something to see
+		eval[bool](b, `setInterval(hurry, 1000), true`)
+		b.until("there are many writes", `samples.length >= 70`)
+	}
 	for _, look := range []struct {
 		name          string
 		width, height int64

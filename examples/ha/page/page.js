@@ -6,15 +6,16 @@ const ids = cards.map((card) => card.dataset.node);
 const $ = (id) => document.getElementById(id);
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
-const PACE = 2000, FAST_PACE = 250, FAST_FOR = 8000; // between two writes; after a button was pressed
+const PACE = 2000, FAST_PACE = 150, FAST_FOR = 8000; // between two writes; after a button was pressed
 const PATIENCE = 6000; // for an answer to one attempt
 const TRY_FOR = 30000; // how long a write that was not applied is sent again
 const SILENCE = 2500; // of a stream, after which another node is asked
-const OUTAGE = 300; // a shorter wait is none
+const STUCK = 200; // after which a write counts as one that waits, and others are sent to see
+const OUTAGE = 350; // a shorter wait is none
 const SETTLED = 10000; // after an attempt's end: what is not in the log then was not written
 
 const seconds = (ms) => (ms < 9950 ? (ms / 1000).toFixed(ms < 995 ? 2 : 1) : Math.round(ms / 1000)) + " s";
-const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const time = new Intl.DateTimeFormat(undefined, { hourCycle: "h23", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 // The stream. It comes from one node, and from another when that one falls silent.
 
@@ -96,7 +97,7 @@ function showCard(v, most) {
   if (s) {
     field(card, "term", s.term);
     field(card, "applied", s.applied);
-    field(card, "lag", most > s.applied ? plural(most - s.applied, "entry", "entries") : "none");
+    field(card, "lag", most - s.applied);
     field(card, "rows", s.rows);
     field(card, "uptime", uptime(s.uptime));
     field(card, "contact", s.ready ? "leads" : s.contact < 0 ? "never" : s.contact < 1000 ? "now" : uptime(s.contact) + " ago");
@@ -104,7 +105,7 @@ function showCard(v, most) {
     field(card, "uptime", "–");
     field(card, "contact", "–");
     const last = Number(card.querySelector("[data-field=applied]").textContent);
-    if (last) field(card, "lag", most > last ? plural(most - last, "entry", "entries") : "none");
+    if (last) field(card, "lag", Math.max(0, most - last));
   }
   const busy = card.getAttribute("aria-busy") === "true", runs = v.process !== "down";
   button(card, "restart", runs ? "Restart" : "Start", busy, !runs);
@@ -129,7 +130,6 @@ function note(v, health) {
 
 function put(el, text) { if (el.textContent !== String(text)) el.textContent = text; }
 function field(card, name, value) { put(card.querySelector(`[data-field=${name}]`), value); }
-const plural = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 function uptime(ms) {
   const s = Math.floor(ms / 1000);
   if (s < 60) return s + " s";
@@ -257,7 +257,7 @@ const owing = new Set(); // nodes that owe an answer for longer than a moment
 const avoid = new Map(); // node → {until, pause} after it did not take a write
 const pending = new Map(); // number → when it was first sent
 const hurry = () => { fastUntil = performance.now() + FAST_FOR; };
-const stuck = () => [...pending.values()].some((since) => performance.now() - since > OUTAGE);
+const stuck = () => [...pending.values()].some((since) => performance.now() - since > STUCK);
 
 (async function writeOn() {
   for (;;) {
@@ -288,7 +288,7 @@ async function write(text, through) {
     const end = Date.now() + PATIENCE;
     const a = await attempt(via, { id, text, sent, until: end });
     if (a.outcome === "written") {
-      acknowledged(n, began, item);
+      acknowledged(n, began, via, item);
       break;
     }
     const rest = avoid.get(via)?.pause ?? 1500;
@@ -296,18 +296,19 @@ async function write(text, through) {
     if (a.outcome !== "not applied") {
       book.unknown.set(n, end);
       saveBook();
-      item.say("unknown", `${via} did not say what became of event ${n}; the log will tell`, true);
+      item.open("unknown", a.error ?? `${via} did not answer`, "it may have happened, the log will tell");
       sample(performance.now() - began, true);
       break;
     }
     if (performance.now() - began > TRY_FOR) {
-      item.say("given up", `event ${n} was not applied: ${a.error}`);
+      item.close("given up", "it was not applied");
       sample(performance.now() - began, true);
       break;
     }
     if (via === through) await sleep(300);
     const next = through || choose(via);
-    item.say("refused", `${via}: ${a.error.replace(/^colmena: /, "")}. Event ${n} goes through ${next}`, true);
+    const why = a.error.replace(/^colmena: /, "");
+    item.open("refused", why.startsWith(via) ? why : `${via}: ${why}`, `sent again through ${next}`);
     via = next;
   }
   pending.delete(n);
@@ -315,7 +316,7 @@ async function write(text, through) {
 
 async function attempt(via, e) {
   const ctl = new AbortController();
-  const late = setTimeout(() => owing.add(via), OUTAGE), end = setTimeout(() => ctl.abort(), PATIENCE);
+  const late = setTimeout(() => owing.add(via), STUCK), end = setTimeout(() => ctl.abort(), PATIENCE);
   try {
     const resp = await fetch(`/node/${via}/write`, { method: "POST", headers: { "X-Demo-Token": demo.token }, body: JSON.stringify(e), signal: ctl.signal });
     return await resp.json();
@@ -328,42 +329,57 @@ async function attempt(via, e) {
   }
 }
 
-function acknowledged(n, began, item) {
-  const now = performance.now(), wait = now - Math.max(lastAck, Math.min(...pending.values()));
+// waiting is for how long a write has waited while none was acknowledged.
+const waiting = () => (pending.size ? performance.now() - Math.max(lastAck, Math.min(...pending.values())) : 0);
+
+function acknowledged(n, began, via, item) {
+  const now = performance.now(), wait = waiting();
   add(book.acked, n);
   saveBook();
   sample(now - began, false);
-  if (wait > OUTAGE + FAST_PACE) outage(wait);
+  if (wait > OUTAGE) outage(wait);
   lastAck = now;
-  item.done(`written after ${seconds(now - began)}`);
+  item.close("resolved", `written through ${via} after ${seconds(now - began)}`);
 }
 
+let lastOutage = ["none yet", ""];
 function outage(ms) {
-  const small = document.createElement("small");
-  small.textContent = " at " + time.format(Date.now());
-  $("outage").replaceChildren(seconds(ms), small);
+  lastOutage = [seconds(ms), " at " + time.format(Date.now())];
+  showOutage();
 }
+
+function showOutage() {
+  const now = waiting(), lasts = now > OUTAGE + 2 * STUCK, small = document.createElement("small");
+  small.textContent = lasts ? " and it lasts" : lastOutage[1];
+  $("outage").replaceChildren(lasts ? seconds(now) : lastOutage[0], small);
+  $("outage").className = lasts ? "bad" : "";
+}
+setInterval(showOutage, 200);
 
 // trouble is a line about a write that was not simply acknowledged; it is shown when there is
-// something to say.
+// something to say, and for a while after that has been resolved.
+const TROUBLES = 4, RESOLVED_FOR = 15000;
 function trouble(n) {
-  let li;
-  const say = (what, text, open = false) => {
-    if (!li) {
-      li = document.createElement("li");
-      li.dataset.number = n;
-      $("trouble").prepend(li);
-      while ($("trouble").children.length > 4) ($("trouble").querySelector("li:not(.open)") ?? $("trouble").lastChild).remove();
-    }
+  let li, cause;
+  const say = (what, text, open) => {
+    li ??= document.createElement("li");
     const b = document.createElement("b");
     b.textContent = what;
     li.replaceChildren(b, text);
     li.classList.toggle("open", open);
+    if (li.isConnected) return;
+    $("trouble").prepend(li);
+    const all = [...$("trouble").children];
+    if (all.length > TROUBLES) (all.slice(1).findLast((one) => !one.classList.contains("open")) ?? all.at(-1)).remove();
   };
-  const done = (text) => { if (li) { say("resolved", `event ${n}: ${text}`); setTimeout(() => li.remove(), 20000); } };
-  lines.set(n, done);
+  const close = (what, text) => {
+    if (!li) return;
+    say(what, `event ${n}: ${cause}; ${text}`, false);
+    setTimeout(() => li.remove(), RESOLVED_FOR);
+  };
+  lines.set(n, close);
   if (lines.size > 200) lines.delete(lines.keys().next().value);
-  return { say, done };
+  return { close, open: (what, text, then) => { cause = text; say(what, `event ${n}: ${text}; ${then}`, true); } };
 }
 const lines = new Map(); // number → how its line ends
 
@@ -390,9 +406,9 @@ function compare(acked, asked, log) {
   for (const [n, end] of [...book.unknown]) {
     if (has(log.have, n)) {
       add(book.acked, n);
-      lines.get(n)?.("it was written, once");
+      lines.get(n)?.("resolved", "it was written, once");
     } else if (asked > end + SETTLED) {
-      lines.get(n)?.("it was not written");
+      lines.get(n)?.("resolved", "it was not written");
     } else continue;
     book.unknown.delete(n);
   }
