@@ -10,8 +10,11 @@ import (
 	"time"
 )
 
+// mainEnv, when set, makes the test binary the demo itself.
+const mainEnv = "COLMENA_EXAMPLE_HA_MAIN"
+
 func TestMain(m *testing.M) {
-	if os.Getenv(nodeEnv) != "" {
+	if os.Getenv(nodeEnv) != "" || os.Getenv(mainEnv) != "" {
 		main()
 		return
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ type process struct {
 	ended  chan struct{} // closed when the process has been waited for; nil before the first start
 	paused bool
 	http   string // where it answers HTTP
-	since  time.Time
+	pid    int
 	told   bool // it was told to end
 	alone  int  // how often it ended without that
 }
@@ -49,16 +50,17 @@ const (
 	stateDown    = "down"
 )
 
-func (p *process) state() (string, time.Time) {
+// state also returns the process's ID, 0 if it is down.
+func (p *process) state() (name string, pid int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case !p.runsLocked():
-		return stateDown, p.since
+		return stateDown, 0
 	case p.paused:
-		return statePaused, p.since
+		return statePaused, p.pid
 	}
-	return stateRunning, p.since
+	return stateRunning, p.pid
 }
 
 func (p *process) runsLocked() bool {
@@ -121,7 +123,7 @@ func (p *process) start() (bind string, err error) {
 	}
 	p.cmd, p.stdin = cmd, stdin
 	ended, listens := make(chan struct{}), make(chan started, 1)
-	p.set(func() { p.ended, p.paused, p.told, p.http = ended, false, false, "" })
+	p.set(func() { p.ended, p.paused, p.told, p.pid, p.http = ended, false, false, cmd.Process.Pid, "" })
 	go func() {
 		var s started
 		if json.NewDecoder(stdout).Decode(&s) == nil {
@@ -140,7 +142,7 @@ func (p *process) start() (bind string, err error) {
 	select {
 	case s, ok := <-listens:
 		if !ok {
-			return "", fmt.Errorf("%s did not start: its log %s tells why", p.flags.ID, p.logFile())
+			return "", fmt.Errorf("%s did not start: %s (its log is %s)", p.flags.ID, p.lastWords(), p.logFile())
 		}
 		p.set(func() { p.http = s.HTTP })
 		return s.Bind, nil
@@ -160,11 +162,20 @@ func (p *process) set(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	f()
-	p.since = time.Now()
 }
 
 // logFile is beside the node's directory, which is the node's own.
 func (p *process) logFile() string { return filepath.Clean(p.flags.Dir) + ".log" }
+
+// lastWords is the last line of the node's log.
+func (p *process) lastWords() string {
+	b, err := os.ReadFile(p.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	b = bytes.TrimSpace(b)
+	return string(b[bytes.LastIndexByte(b, '\n')+1:])
+}
 
 // kill ends the process at once, wherever it is, and waits until it is gone.
 func (p *process) kill() error {

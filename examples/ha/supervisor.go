@@ -132,18 +132,16 @@ func (s *supervisor) do(id string, a action) error {
 type facts struct {
 	ID      string `json:"id"`
 	Process string `json:"process"` // running, paused or down
+	PID     int    `json:"pid"`     // 0 while it is down
 	Deaf    bool   `json:"deaf"`
 	Mute    bool   `json:"mute"`
-	Since   int64  `json:"since"` // Unix milliseconds of the process's last change
 }
 
 func (s *supervisor) facts() []facts {
 	var all []facts
 	for _, p := range s.nodes {
 		f := facts{ID: p.flags.ID}
-		var since time.Time
-		f.Process, since = p.state()
-		f.Since = since.UnixMilli()
+		f.Process, f.PID = p.state()
 		f.Deaf, f.Mute = s.network.isCut(p.flags.ID)
 		all = append(all, f)
 	}

@@ -116,16 +116,17 @@ function showCard(v, most) {
 }
 
 function note(v, health) {
+  const pid = v.pid ? ` · pid ${v.pid}` : "";
   if (v.status?.halted) return "stopped: " + v.status.halted;
   if (health === "down") return "its data stay on disk";
-  if (health === "paused") return "stands still, connections open";
-  if (health === "silent") return "did not answer just now";
-  const alone = v.status && !v.status.leader ? ": knows no leader, refuses writes" : "";
-  if (v.deaf && v.mute) return "cut off from the others" + alone;
-  if (v.mute) return "hears the others, is not heard" + alone;
-  if (v.deaf) return "is heard, hears nobody" + alone;
-  if (v.status.ready) return "takes all writes in";
-  return v.status.leader ? "follows " + v.status.leader : "waits for an election";
+  if (health === "paused") return "stands still" + pid;
+  if (health === "silent") return "did not answer just now" + pid;
+  const alone = v.status && !v.status.leader ? ": no leader, refuses writes" : "";
+  if (v.deaf && v.mute) return "cut off" + (alone || " from the others");
+  if (v.mute) return "not heard" + (alone || " by the others");
+  if (v.deaf) return "hears nobody" + alone;
+  if (v.status.ready) return "gives every write its place" + pid;
+  return (v.status.leader ? "follows " + v.status.leader : "waits for an election") + pid;
 }
 
 function put(el, text) { if (el.textContent !== String(text)) el.textContent = text; }
@@ -358,7 +359,7 @@ setInterval(showOutage, 200);
 
 // trouble is a line about a write that was not simply acknowledged; it is shown when there is
 // something to say, and for a while after that has been resolved.
-const TROUBLES = 4, RESOLVED_FOR = 15000;
+const TROUBLES = 3, RESOLVED_FOR = 10000;
 function trouble(n) {
   let li, cause;
   const say = (what, text, open) => {
