@@ -102,17 +102,16 @@ const eventBytesMax = 4 << 10
 
 // nodeStatus is what a node says of itself.
 type nodeStatus struct {
-	ID        string `json:"id"`
-	Cluster   string `json:"cluster"`
-	Role      string `json:"role"` // leader, follower, candidate, learner
-	Ready     bool   `json:"ready"`
-	Term      uint64 `json:"term"`
-	Leader    string `json:"leader"`
-	Applied   uint64 `json:"applied"`
-	Rows      int64  `json:"rows"`
-	UptimeMS  int64  `json:"uptime"`
-	ContactMS int64  `json:"contact"` // since the leader was heard, negative: never
-	Halted    string `json:"halted,omitempty"`
+	ID       string `json:"id"`
+	Cluster  string `json:"cluster"`
+	Role     string `json:"role"` // leader, follower, candidate, learner
+	Ready    bool   `json:"ready"`
+	Term     uint64 `json:"term"`
+	Leader   string `json:"leader"`
+	Applied  uint64 `json:"applied"`
+	Rows     int64  `json:"rows"`
+	UptimeMS int64  `json:"uptime"`
+	Halted   string `json:"halted,omitempty"`
 }
 
 // roleLearner is the role of a follower that does not vote.
@@ -123,7 +122,7 @@ func (a *application) status(ctx context.Context) nodeStatus {
 	s := a.node.Status()
 	out := nodeStatus{
 		ID: s.NodeID, Cluster: s.ClusterID, Role: s.Role, Ready: s.Ready, Term: s.Term, Leader: s.Leader, Applied: s.AppliedIndex,
-		UptimeMS: time.Since(a.began).Milliseconds(), ContactMS: s.LastContact.Milliseconds(),
+		UptimeMS: time.Since(a.began).Milliseconds(),
 	}
 	for _, m := range s.Members {
 		if m.ID == s.NodeID && !m.Voter && s.Role == "follower" {

@@ -138,17 +138,19 @@ func (b *browser) look(width, height int64, scheme string) {
 	})
 }
 
-// shoot writes a picture of the window, if the test was asked to.
+// shoot writes a picture of the window, and one of the whole page, if the test was asked to.
 func (b *browser) shoot(name string) {
 	b.t.Helper()
 	if *shots == "" {
 		return
 	}
-	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
-	if err == nil {
-		err = os.WriteFile(filepath.Join(*shots, name+".png"), png, 0o644)
-	}
-	if err != nil {
-		b.t.Errorf("picture %s: %v", name, err)
+	for name, action := range map[string]chromedp.Action[[]byte]{name: chromedp.CaptureScreenshot(), name + "-whole": chromedp.FullScreenshot(100)} {
+		png, err := chromedp.Run(b.ctx, action)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(*shots, name+".png"), png, 0o644)
+		}
+		if err != nil {
+			b.t.Errorf("picture %s: %v", name, err)
+		}
 	}
 }

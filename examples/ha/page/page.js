@@ -94,16 +94,15 @@ function showCard(v, most) {
   card.dataset.role = health === "well" && s.ready ? "leader" : "";
   put(card.querySelector(".role"), role === "leader" && s && !s.ready ? "taking over" : role);
   put(card.querySelector(".note"), note(v, health));
+  field(card, "pid", v.pid || "–");
   if (s) {
     field(card, "term", s.term);
     field(card, "applied", s.applied);
     field(card, "lag", most - s.applied);
     field(card, "rows", s.rows);
     field(card, "uptime", uptime(s.uptime));
-    field(card, "contact", s.ready ? "leads" : s.contact < 0 ? "never" : s.contact < 1000 ? "now" : uptime(s.contact) + " ago");
   } else {
     field(card, "uptime", "–");
-    field(card, "contact", "–");
     const last = Number(card.querySelector("[data-field=applied]").textContent);
     if (last) field(card, "lag", Math.max(0, most - last));
   }
@@ -116,17 +115,16 @@ function showCard(v, most) {
 }
 
 function note(v, health) {
-  const pid = v.pid ? ` · pid ${v.pid}` : "";
   if (v.status?.halted) return "stopped: " + v.status.halted;
   if (health === "down") return "its data stay on disk";
-  if (health === "paused") return "stands still" + pid;
-  if (health === "silent") return "did not answer just now" + pid;
+  if (health === "paused") return "stands still, answers nobody";
+  if (health === "silent") return "did not answer just now";
   const alone = v.status && !v.status.leader ? ": no leader, refuses writes" : "";
   if (v.deaf && v.mute) return "cut off" + (alone || " from the others");
   if (v.mute) return "not heard" + (alone || " by the others");
   if (v.deaf) return "hears nobody" + alone;
-  if (v.status.ready) return "gives every write its place" + pid;
-  return (v.status.leader ? "follows " + v.status.leader : "waits for an election") + pid;
+  if (v.status.ready) return "orders all writes";
+  return v.status.leader ? "follows " + v.status.leader : "waits for an election";
 }
 
 function put(el, text) { if (el.textContent !== String(text)) el.textContent = text; }
