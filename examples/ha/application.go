@@ -196,4 +196,9 @@ func (a *application) keepBooks(ctx context.Context) {
 		case <-time.After(bookPause):
 		}
 	}
+	if a.node.IsLeader() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bookPause)
+		defer cancel()
+		_ = a.noteTerms(ctx) // else whoever leads next notes it, if anybody is left
+	}
 }

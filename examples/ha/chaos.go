@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -77,9 +78,7 @@ func (c *chaos) round() error {
 		kind = faultKind{main.name, c.role(voter)}
 		done := make(chan error, 1)
 		go func() { done <- c.strike(second, learner, "learner") }()
-		if err = c.strike(main, voter, kind.Role); err == nil {
-			err = <-done
-		}
+		err = errors.Join(c.strike(main, voter, kind.Role), <-done)
 	default:
 		kind = faultKind{main.name, c.role(voter)}
 		err = c.strike(main, voter, kind.Role)

@@ -52,7 +52,11 @@ func (c *client) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	room := make(chan struct{}, clientsMax)
 	for n := 1; ctx.Err() == nil; {
-		for range 1 + rand.IntN(4)/3*3 {
+		burst := 1
+		if rand.IntN(4) == 0 {
+			burst = 4
+		}
+		for range burst {
 			id := fmt.Sprintf("%s-%d", c.name, n)
 			n++
 			room <- struct{}{}

@@ -7,11 +7,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 )
 
 // headless is a run without a page.
 type headless struct {
+	mu       sync.Mutex // for lines to stay whole
 	out      io.Writer
 	duration time.Duration
 	chaos    bool
@@ -20,12 +22,14 @@ type headless struct {
 }
 
 func (h *headless) say(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	fmt.Fprintf(h.out, "%6.1f s  "+format+"\n", append([]any{time.Since(h.began).Seconds()}, args...)...)
 }
 
 // runHeadless writes for a while, with faults if that is asked for, and then tells whether
 // every node holds every acknowledged write once.
-func runHeadless(ctx context.Context, s *supervisor, h headless) error {
+func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
 	h.began = time.Now()
 	if err := s.waitWell(recoverTimeout); err != nil {
 		return err

@@ -43,6 +43,12 @@ func main() {
 		fmt.Fprintf(os.Stderr, "unexpected argument %q\n", flag.Arg(0))
 		os.Exit(2)
 	}
+	flag.Visit(func(f *flag.Flag) {
+		if without := map[string]bool{"for": !o.headless, "chaos": !o.headless, "seed": !o.chaos, "listen": o.headless}; without[f.Name] {
+			fmt.Fprintf(os.Stderr, "-%s means nothing here: -for and -chaos go with -headless, -seed with -chaos, and -listen with the page\n", f.Name)
+			os.Exit(2)
+		}
+	})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, os.Stdout, o); err != nil {
@@ -80,7 +86,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 		if o.seed == 0 {
 			o.seed = rand.Uint64N(1_000_000)
 		}
-		return runHeadless(ctx, s, headless{out: out, duration: o.duration, chaos: o.chaos, seed: o.seed})
+		return runHeadless(ctx, s, &headless{out: out, duration: o.duration, chaos: o.chaos, seed: o.seed})
 	}
 	fmt.Fprintf(out, "%d nodes run; their data is in %s\nopen %s/ in a browser, end with Ctrl-C\n", len(s.nodes), o.dir, page.url())
 	return page.serve(ctx, s)

@@ -46,7 +46,7 @@ func TestPageGoesOnWhenNodesBreak(t *testing.T) {
 		name          string
 		width, height int64
 		scheme        string
-	}{{"light", 1280, 800, "light"}, {"dark", 1280, 800, "dark"}, {"phone", 390, 844, "light"}, {"phone-dark", 390, 844, "dark"}} {
+	}{{"readme", 1280, 960, "light"}, {"light", 1280, 800, "light"}, {"dark", 1280, 800, "dark"}, {"phone", 390, 844, "light"}, {"phone-dark", 390, 844, "dark"}} {
 		b.look(look.width, look.height, look.scheme)
 		b.shoot(look.name)
 		if wide := eval[int](b, "document.documentElement.scrollWidth"); wide > int(look.width) {
