@@ -16,7 +16,6 @@ import (
 type application struct {
 	flags nodeFlags
 	began time.Time
-	ready chan struct{} // closed when node and db are set: hooks may run before that
 	node  *colmena.Node
 	db    *sql.DB // reads are Weak, the default
 	own   *sql.DB // reads are of what this node has applied
@@ -27,16 +26,13 @@ type application struct {
 }
 
 func newApplication(f nodeFlags) *application {
-	return &application{flags: f, began: time.Now(), ready: make(chan struct{}), terms: newTerms(), changed: make(chan struct{})}
+	return &application{flags: f, began: time.Now(), terms: newTerms(), changed: make(chan struct{})}
 }
 
 func (a *application) open(node *colmena.Node) (err error) {
 	a.node, a.db = node, node.DB()
-	if a.own, err = node.OpenDB("", colmena.None); err != nil {
-		return err
-	}
-	close(a.ready)
-	return nil
+	a.own, err = node.OpenDB("", colmena.None)
+	return err
 }
 
 func (a *application) close() { _ = a.own.Close() }

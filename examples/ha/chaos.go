@@ -39,51 +39,73 @@ var faults = slices.DeleteFunc([]fault{
 	{"mute", actMute, actHeal, time.Second, 5 * time.Second},
 }, func(f fault) bool { return f.do == actPause && !canPause })
 
-// recoverTimeout bounds how long all nodes may take to be well after a fault has ended.
-const recoverTimeout = 30 * time.Second
+const (
+	shortestPause = 300 * time.Millisecond
+	longestPause  = 1800 * time.Millisecond
+	// recoverTimeout bounds how long all nodes may take to be well after a fault has ended.
+	recoverTimeout = 30 * time.Second
+)
 
 // run goes on until ctx ends, and leaves no fault behind.
 func (c *chaos) run(ctx context.Context) error {
 	for {
-		pause := 300*time.Millisecond + time.Duration(c.rng.Int64N(int64(1500*time.Millisecond)))
+		p := draw(c.rng)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pause):
+		case <-time.After(p.pause):
 		}
-		if err := c.round(); err != nil {
+		if err := c.round(p); err != nil {
 			return err
 		}
 	}
 }
 
-// round draws a fault, and everything about it before it happens, so that a seed has the
-// same faults however long they take.
-func (c *chaos) round() error {
-	leads, voter := c.rng.IntN(2) == 0, c.s.nodes[c.rng.IntN(voters)]
-	alone, beside := c.rng.IntN(6) == 0, c.rng.IntN(4) == 0
-	main, second := c.draw(), c.draw()
-	if leader := c.s.leader(); leads && leader != nil {
-		voter = leader
+// plan is all that chance decides about a round, drawn before anything happens: so a seed has
+// the same plans, however long their rounds take.
+type plan struct {
+	pause        time.Duration // before it
+	leader       bool          // it happens to whoever leads then
+	voter        int           // or to this one
+	alone        bool          // or to the learner
+	beside       bool          // something happens to the learner at the same time
+	main, second struck
+}
+
+// struck is a fault of a drawn duration.
+type struck struct {
+	fault
+	lasts time.Duration
+}
+
+func draw(rng *rand.Rand) plan {
+	fault := func() struck {
+		f := faults[rng.IntN(len(faults))]
+		return struck{f, f.shortest + time.Duration(rng.Int64N(int64(f.longest-f.shortest)+1))}
 	}
-	learner := c.s.nodes[voters]
-	began := time.Now()
-	var kind faultKind
-	var err error
-	switch {
-	case alone:
-		kind = faultKind{main.name, "learner"}
-		err = c.strike(main, learner, kind.Role)
-	case beside:
-		kind = faultKind{main.name, c.role(voter)}
-		done := make(chan error, 1)
-		go func() { done <- c.strike(second, learner, "learner") }()
-		err = errors.Join(c.strike(main, voter, kind.Role), <-done)
-	default:
-		kind = faultKind{main.name, c.role(voter)}
-		err = c.strike(main, voter, kind.Role)
+	return plan{
+		pause: shortestPause + time.Duration(rng.Int64N(int64(longestPause-shortestPause))), leader: rng.IntN(2) == 0, voter: rng.IntN(voters),
+		alone: rng.IntN(6) == 0, beside: rng.IntN(4) == 0, main: fault(), second: fault(),
 	}
-	if err != nil {
+}
+
+// round has a plan happen, and waits until all nodes are well again.
+func (c *chaos) round(p plan) error {
+	learner, target := c.s.nodes[voters], c.s.nodes[p.voter]
+	if leader := c.s.leader(); p.leader && leader != nil {
+		target = leader
+	}
+	if p.alone {
+		target = learner
+	}
+	began, kind := time.Now(), faultKind{p.main.name, c.role(target)}
+	beside := make(chan error, 1)
+	if p.beside && !p.alone {
+		go func() { beside <- c.strike(p.second, learner, c.role(learner)) }()
+	} else {
+		beside <- nil
+	}
+	if err := errors.Join(c.strike(p.main, target, kind.Role), <-beside); err != nil {
 		return err
 	}
 	if err := c.s.waitWell(recoverTimeout); err != nil {
@@ -95,19 +117,11 @@ func (c *chaos) round() error {
 	return nil
 }
 
-// struck is a fault of a drawn duration.
-type struck struct {
-	fault
-	lasts time.Duration
-}
-
-func (c *chaos) draw() struck {
-	f := faults[c.rng.IntN(len(faults))]
-	return struck{f, f.shortest + time.Duration(c.rng.Int64N(int64(f.longest-f.shortest)+1))}
-}
-
 func (c *chaos) role(p *process) string {
-	if c.s.leader() == p {
+	switch {
+	case p.flags.Learner:
+		return roleLearner
+	case c.s.leader() == p:
 		return "leader"
 	}
 	return "follower"

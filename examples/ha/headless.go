@@ -102,7 +102,7 @@ func (h *headless) report(v verdict, held []content, ids []string, c *chaos) {
 	fmt.Fprintf(h.out, "\nlongest outage       leader    follower  learner\n")
 	for _, f := range faults {
 		fmt.Fprintf(h.out, "%-20s", f.name)
-		for _, role := range []string{"leader", "follower", "learner"} {
+		for _, role := range []string{"leader", "follower", roleLearner} {
 			cell := "-"
 			if d, ok := c.worst[faultKind{f.name, role}]; ok {
 				cell = fmt.Sprintf("%.2f s", d.Seconds())
