@@ -132,6 +132,6 @@ func (a *application) status(ctx context.Context) nodeStatus {
 	if s.Halted != nil {
 		out.Halted = s.Halted.Error()
 	}
-	out.Rows, _ = a.count(ctx) // 0 while the replica is halted, which is told too
+	out.Rows = a.count(ctx)
 	return out
 }

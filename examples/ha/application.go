@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mentasystems/colmena"
@@ -20,6 +20,7 @@ type application struct {
 	db    *sql.DB // reads are Weak, the default
 	own   *sql.DB // reads are of what this node has applied
 	terms *terms
+	rows  atomic.Int64 // see count
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when something was applied; guarded by mu
@@ -112,6 +113,8 @@ type row struct {
 
 // last returns the newest rows that this node has applied, the newest first.
 func (a *application) last(ctx context.Context, limit int) ([]row, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	terms, err := a.allTerms(ctx)
 	if err != nil {
 		return nil, err
@@ -133,13 +136,19 @@ func (a *application) last(ctx context.Context, limit int) ([]row, error) {
 	return list, rows.Err()
 }
 
-// count returns how many rows this node has applied; none while there is no table.
-func (a *application) count(ctx context.Context) (n int64, err error) {
-	err = a.own.QueryRowContext(ctx, "SELECT count(*) FROM events").Scan(&n)
-	if _, ok := errors.AsType[*colmena.SQLError](err); ok {
-		return 0, nil
+// patience is how long a read that is only shown may wait. At level None a node waits for
+// writes that it has acknowledged and not applied, which it may have to while it is cut off.
+const patience = 300 * time.Millisecond
+
+// count returns how many rows this node has applied, as far as could be told last.
+func (a *application) count(ctx context.Context) int64 {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var n int64
+	if a.own.QueryRowContext(ctx, "SELECT count(*) FROM events").Scan(&n) == nil {
+		a.rows.Store(n)
 	}
-	return n, err
+	return a.rows.Load()
 }
 
 // applied is colmena's OnApply.

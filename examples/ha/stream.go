@@ -40,7 +40,7 @@ func (a *application) serveEvents(w http.ResponseWriter, r *http.Request) {
 		applied := a.nextApply()
 		rows, err := a.last(r.Context(), rowsShown)
 		if err != nil {
-			slog.Debug("the log could not be read", "err", err) // there is no table yet, or the stream is over
+			slog.Debug("the log could not be read", "err", err) // there is no table yet, or it was not patient enough
 		}
 		if log := encode(rows); err == nil && !bytes.Equal(log, sent) {
 			if !send("log", log) {

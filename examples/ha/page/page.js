@@ -19,7 +19,7 @@ const time = new Intl.DateTimeFormat(undefined, { hourCycle: "h23", hour: "2-dig
 
 // The stream. It comes from one node, and from another when that one falls silent.
 
-let from = demo.node, pinned = "", stream, heard = 0, overview, views = new Map();
+let from = demo.node, stream, heard = 0, overview, views = new Map();
 
 function connect(id) {
   if (stream) stream.close();
@@ -39,7 +39,6 @@ async function moveOn() {
   if (moving) return;
   moving = true;
   stream.close();
-  pinned = "";
   const next = ids[(ids.indexOf(from) + 1) % ids.length];
   await sleep(150);
   moving = false;
@@ -156,7 +155,7 @@ for (const card of cards) {
 
 async function act(card, what) {
   const id = card.dataset.node, v = views.get(id);
-  if (what === "show") { pinned = id; connect(id); return; }
+  if (what === "show") return connect(id);
   const action = what === "pause" && v?.process === "paused" ? "resume" : what === "cut" && (v?.deaf || v?.mute) ? "heal" : what;
   card.setAttribute("aria-busy", "true");
   hurry();
