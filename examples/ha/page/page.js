@@ -69,13 +69,12 @@ function showNodes(o) {
   answered = performance.now();
   if (String(o.run) !== demo.run) return location.reload(); // another run has another token
   overview = o;
-  const most = Math.max(0, ...o.nodes.map((v) => v.status?.applied ?? 0));
   for (const v of o.nodes) {
     const before = views.get(v.id);
     views.set(v.id, v);
     if (v.process === "running" && before && before.process !== "running") avoid.delete(v.id);
-    showCard(v, most);
   }
+  showCards();
   const now = o.nodes.find((v) => v.status?.ready && v.process === "running")?.id ?? "";
   if (now && now !== leader) {
     if (leader) announce(`${now} leads now`);
@@ -83,6 +82,11 @@ function showNodes(o) {
   }
   const cluster = o.nodes.find((v) => v.status?.cluster)?.status.cluster;
   if (cluster) book.open(cluster);
+}
+
+function showCards() {
+  const most = Math.max(0, ...[...views.values()].map((v) => v.status?.applied ?? 0));
+  for (const v of views.values()) showCard(v, most);
 }
 
 function showCard(v, most) {
@@ -161,14 +165,18 @@ async function act(card, what) {
   hurry();
   try {
     const resp = await fetch(`/node/${id}/do/${action}`, { method: "POST", headers: { "X-Demo-Token": demo.token } });
-    const failed = resp.ok ? "" : (await resp.json().catch(() => ({}))).error ?? `the supervisor answered ${resp.status}`;
-    banner("action", failed);
-    if (!failed) announce(`${id}: ${action} done`);
+    const answer = await resp.json().catch(() => ({}));
+    banner("action", resp.ok ? "" : answer.error ?? `the supervisor answered ${resp.status}`);
+    if (resp.ok) {
+      for (const facts of answer) views.set(facts.id, { ...views.get(facts.id), ...facts, ...(facts.process === "running" ? {} : { status: null }) });
+      announce(`${id}: ${action} done`);
+    }
   } catch {
     banner("action", "The supervisor does not answer: was the demo stopped?");
   }
   hurry();
   card.setAttribute("aria-busy", "false");
+  showCards();
 }
 
 // The log.
@@ -276,11 +284,11 @@ function choose(not) {
 
 // write sends an event until it is acknowledged or its outcome is unknown. What was
 // certainly not applied is sent again, through another node; what is unknown never is.
-async function write(text, through) {
+async function write(text, through, own = false) {
   const n = book.next++, id = `${book.client}-${n}`, began = performance.now(), sent = Date.now();
   pending.set(n, began);
   saveBook();
-  const item = trouble(n);
+  const item = trouble(n, own ? `“${text}”` : `event ${n}`);
   let via = through || choose("");
   for (;;) {
     const end = Date.now() + PATIENCE;
@@ -357,7 +365,7 @@ setInterval(showOutage, 200);
 // trouble is a line about a write that was not simply acknowledged; it is shown when there is
 // something to say, and for a while after that has been resolved.
 const TROUBLES = 3, RESOLVED_FOR = 10000;
-function trouble(n) {
+function trouble(n, name) {
   let li, cause;
   const say = (what, text, open) => {
     li ??= document.createElement("li");
@@ -372,12 +380,12 @@ function trouble(n) {
   };
   const close = (what, text) => {
     if (!li) return;
-    say(what, `event ${n}: ${cause}; ${text}`, false);
+    say(what, `${name}: ${cause}; ${text}`, false);
     setTimeout(() => li.remove(), RESOLVED_FOR);
   };
   lines.set(n, close);
   if (lines.size > 200) lines.delete(lines.keys().next().value);
-  return { close, open: (what, text, then) => { cause = text; say(what, `event ${n}: ${text}; ${then}`, true); } };
+  return { close, open: (what, text, then) => { cause = text; say(what, `${name}: ${text}; ${then}`, true); } };
 }
 const lines = new Map(); // number → how its line ends
 
@@ -462,7 +470,7 @@ $("write").addEventListener("submit", (e) => {
   e.preventDefault();
   const text = $("text").value.trim();
   if (!text || !book.client) return;
-  write(text, $("through").value);
+  write(text, $("through").value, true);
   $("text").value = "";
 });
 
