@@ -16,6 +16,7 @@ type chaos struct {
 	record *record
 	rng    *rand.Rand
 	say    func(string, ...any)
+	until  time.Time // when the writing ends
 	worst  map[faultKind]time.Duration
 }
 
@@ -111,7 +112,7 @@ func (c *chaos) round(p plan) error {
 	if err := c.s.waitWell(recoverTimeout); err != nil {
 		return err
 	}
-	wait := c.record.longestWait(began, time.Now())
+	wait := c.record.longestWait(began, earlier(time.Now(), c.until))
 	c.worst[kind] = max(c.worst[kind], wait)
 	c.say("all nodes are well again; the longest wait for an acknowledgement was %.2f s", wait.Seconds())
 	return nil

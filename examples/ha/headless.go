@@ -42,7 +42,8 @@ func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
 		defer close(wrote)
 		client.run(ctx)
 	}()
-	c := &chaos{s: s, record: client.record, rng: rand.New(rand.NewPCG(h.seed, 0)), say: h.say, worst: map[faultKind]time.Duration{}}
+	end, _ := ctx.Deadline()
+	c := &chaos{s: s, record: client.record, until: end, rng: rand.New(rand.NewPCG(h.seed, 0)), say: h.say, worst: map[faultKind]time.Duration{}}
 	var err error
 	if h.chaos {
 		h.say("%d nodes run; faults begin, of seed %d", len(s.nodes), h.seed)
