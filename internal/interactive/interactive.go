@@ -47,24 +47,40 @@ func Begin(ctx context.Context, st *rpc.Stream, node string, req *wire.SessionRe
 		return nil, rpc.ErrClosed
 	}
 	req.Kind = wire.SessionBegin
-	if err := st.Send(req.Append(nil)); err != nil {
-		_ = st.Close()
-		return nil, err
+	a, err := r.send(req.Append(nil))
+	if err == nil && a == nil {
+		select {
+		case got := <-r.answers:
+			a = &got
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	switch {
+	case err != nil:
+	case a.err != nil:
+		err = a.err
+	case a.res.Err != nil:
+		err = a.res.Err
+	default:
+		return r, nil
+	}
+	_ = st.Close()
+	return nil, err
+}
+
+// send sends a request. If the leader has answered it and ended the stream before Send
+// returned, which then fails, the answer is what counts.
+func (r *Remote) send(b []byte) (*answer, error) {
+	err := r.st.Send(b)
+	if err == nil {
+		return nil, nil
 	}
 	select {
 	case a := <-r.answers:
-		err := a.err
-		if err == nil && a.res.Err != nil {
-			err = a.res.Err
-		}
-		if err != nil {
-			_ = st.Close()
-			return nil, err
-		}
-		return r, nil
-	case <-ctx.Done():
-		_ = st.Close()
-		return nil, ctx.Err()
+		return &a, nil
+	default:
+		return nil, err
 	}
 }
 
@@ -119,8 +135,11 @@ func (r *Remote) ask(ctx context.Context, req *wire.SessionRequest) engine.StepR
 		return engine.StepResult{Err: r.over, Over: true}
 	}
 	r.buf = req.Append(r.buf[:0])
-	if err := r.st.Send(r.buf); err != nil {
+	switch a, err := r.send(r.buf); {
+	case err != nil:
 		return r.broken(req, err)
+	case a != nil:
+		return r.take(req, *a)
 	}
 	select {
 	case a := <-r.answers:
