@@ -149,7 +149,7 @@ func (n *Node) openNetwork() error {
 	net, err := transport.New(transport.Config{
 		Bind: n.cfg.Bind, Advertise: n.cfg.Advertise, TLS: n.cfg.TLS, ClusterKeys: n.cfg.ClusterKeys, AllowPlain: n.cfg.AllowPlain,
 		Hello: n.members.Hello, Check: n.members.CheckPeer, Resolve: n.members.Book.Resolve, OnPeer: n.members.Book.Heard, OnRPC: n.server.ServeConn,
-		Logger: n.log, MaxConns: n.cfg.MaxConns,
+		Dial: n.cfg.Dial, Logger: n.log, MaxConns: n.cfg.MaxConns,
 	})
 	if err != nil {
 		return err

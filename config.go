@@ -1,10 +1,12 @@
 package colmena
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"regexp"
 	"runtime"
 	"time"
@@ -68,6 +70,12 @@ type Config struct {
 	// Bootstrap forms a new cluster of this node alone, if DataDir holds no state. A
 	// node without Bind does so anyway.
 	Bootstrap bool
+
+	// Dial, if not nil, opens every connection to another node in place of TCP: through a
+	// proxy, say, or a network of the application's own. addr is what that node advertises,
+	// or one of Join. TLS and the cluster's handshake run on what it returns. It ends with
+	// ctx, and is called concurrently.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 
 	// TLS, if not nil, makes all connections mutual TLS; it is asked at every
 	// handshake. TLSConfig is the same with a configuration that never changes. Set

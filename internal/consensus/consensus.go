@@ -141,7 +141,13 @@ func (r *Raft) hurryElection() error {
 func (r *Raft) Stop(ctx context.Context, unblock func()) error {
 	defer close(r.ended)
 	ended := make(chan error, 1)
-	go func() { ended <- r.raft.Shutdown().Error() }()
+	shutdown := r.raft.Shutdown()
+	// Raft waits for its calls before it closes its network, and a peer that hangs, or that
+	// is closing itself and waits for us, answers none until the call's own timeout.
+	if network, ok := r.net.(raft.WithClose); ok {
+		_ = network.Close() // raft's own Close of it reports what fails
+	}
+	go func() { ended <- shutdown.Error() }()
 	select {
 	case err := <-ended:
 		return err

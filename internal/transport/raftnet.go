@@ -444,6 +444,9 @@ func (p *pipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.Appe
 // receive reads the answers in order. After a failure nothing more is handed to
 // raft, which would count the failed answer as a sign of life of the follower;
 // its next AppendEntries, a CommitTimeout away at most, finds the pipeline closed.
+//
+// Nor is anything after an answer at which raft stops reading. It may be sending
+// at that moment, and does not close the pipeline before it is done with that.
 func (p *pipeline) receive() {
 	defer p.Close()
 	for {
@@ -458,6 +461,9 @@ func (p *pipeline) receive() {
 			select {
 			case p.done <- f:
 			case <-p.stopped:
+				return
+			}
+			if !f.resp.Success || f.resp.Term > f.req.Term {
 				return
 			}
 		case <-p.stopped:

@@ -111,7 +111,7 @@ type Config struct {
 	// MaxPool bounds idle raft connections kept per peer (3).
 	MaxPool int
 
-	// Listen and Dial are seams for tests; nil means TCP with keep-alive.
+	// Listen, a seam for tests, and Dial: nil means TCP with keep-alive.
 	Listen func(network, addr string) (net.Listener, error)
 	Dial   func(ctx context.Context, addr string) (net.Conn, error)
 }

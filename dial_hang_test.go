@@ -1,0 +1,159 @@
+package colmena_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mentasystems/colmena"
+	"github.com/mentasystems/colmena/internal/testcluster"
+)
+
+// dam holds what nodes say to one another while it is shut, as TCP does when a route is
+// lost: nothing fails, nothing arrives, and when it is opened everything does.
+type dam struct {
+	mu     sync.Mutex
+	opened chan struct{} // nil while it is open
+	apart  string        // while it is shut, what passes between the others still passes
+	held   []func()      // writes, in their order
+}
+
+// dialOf returns how node self opens connections.
+func (d *dam) dialOf(self string, addrs func(addr string) string) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		return &dammed{Conn: conn, by: d, self: self, peer: addrs(addr), closed: make(chan struct{})}, nil
+	}
+}
+
+// shut parts one node from the others.
+func (d *dam) shut(node string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opened, d.apart = make(chan struct{}), node
+}
+
+func (d *dam) open() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, write := range d.held {
+		write()
+	}
+	if d.opened != nil {
+		close(d.opened)
+	}
+	d.opened, d.held = nil, nil
+}
+
+func (d *dam) holds() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.held)
+}
+
+type dammed struct {
+	net.Conn
+	by         *dam
+	self, peer string
+	closed     chan struct{}
+	once       sync.Once
+}
+
+// stoppedLocked is what the connection waits for, nil if nothing stops it.
+func (c *dammed) stoppedLocked() chan struct{} {
+	if c.self == c.by.apart || c.peer == c.by.apart {
+		return c.by.opened
+	}
+	return nil
+}
+
+func (c *dammed) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.by.mu.Lock()
+	stopped := c.stoppedLocked()
+	c.by.mu.Unlock()
+	if n > 0 && stopped != nil {
+		select {
+		case <-stopped:
+		case <-c.closed:
+			return 0, net.ErrClosed
+		}
+	}
+	return n, err
+}
+
+func (c *dammed) Write(b []byte) (int, error) {
+	c.by.mu.Lock()
+	defer c.by.mu.Unlock()
+	if c.stoppedLocked() == nil {
+		return c.Conn.Write(b)
+	}
+	said := append([]byte(nil), b...)
+	c.by.held = append(c.by.held, func() { _, _ = c.Conn.Write(said) }) // it may be closed by then
+	return len(b), nil
+}
+
+func (c *dammed) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// newDammedCluster starts three nodes between which a dam can be shut.
+func newDammedCluster(t *testing.T) (*testcluster.Cluster, *dam) {
+	d := &dam{}
+	var names sync.Map
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) {
+		names.Store(cfg.Bind, cfg.NodeID)
+		cfg.Dial = d.dialOf(cfg.NodeID, func(addr string) string {
+			name, _ := names.Load(addr)
+			return name.(string)
+		})
+	})
+	t.Cleanup(d.open)
+	return c, d
+}
+
+// TestCloseDoesNotWaitForPeersThatHang holds that a leader closes in its own time while
+// what it asked others is never answered.
+func TestCloseDoesNotWaitForPeersThatHang(t *testing.T) {
+	c, d := newDammedCluster(t)
+	leader := c.Leader()
+	d.shut(c.Node(leader).ID())
+	c.Until("heartbeats without an answer", func() bool { return d.holds() >= 4 })
+	prompt(t, "closing the leader", 5*time.Second, func() { c.Stop(leader) })
+}
+
+// TestDeposedLeaderEndsWhatItReplicated holds that a leader which was cut off, and hears of
+// its successor when it is connected again, ends all that it had begun as a leader: it
+// closes, and follows.
+func TestDeposedLeaderEndsWhatItReplicated(t *testing.T) {
+	c, d := newDammedCluster(t)
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	deposed := c.Leader()
+	d.shut(c.Node(deposed).ID())
+	began := make(chan error, 1)
+	go func() { // so that there is something to replicate
+		_, err := c.Node(deposed).DB().ExecContext(limit(t), "INSERT INTO t VALUES(1)")
+		began <- err
+	}()
+	c.Until("another leader", func() bool {
+		for i, n := range c.Running() {
+			if i != deposed && n.IsLeader() {
+				return true
+			}
+		}
+		return false
+	})
+	c.Until("the old one has stepped down", func() bool { return !c.Node(deposed).IsLeader() })
+	d.open()
+	if err := <-began; err != nil {
+		t.Errorf("the write that was under way: %v", err)
+	}
+	wantNumber(t, c.Node(deposed), colmena.Strong, 1, "SELECT count(*) FROM t")
+	prompt(t, "closing the deposed leader", 5*time.Second, func() { c.Stop(deposed) })
+}

@@ -1,0 +1,101 @@
+// Package browsertest opens the page of examples/ha in a browser and breaks nodes by its
+// buttons.
+package browsertest
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+var shots = flag.String("shots", "", "write pictures of the page into this directory")
+
+// What scripts ask the page.
+const (
+	leader  = `(document.querySelector('.card[data-role=leader]')?.id ?? '')`
+	newest  = `Number(document.querySelector('#rows tr td')?.textContent ?? 0)`
+	card    = `document.getElementById(%q)`
+	healthy = `[...document.querySelectorAll('.card')].every(c => c.dataset.health === 'well')`
+	verdict = `[document.getElementById('lost').textContent, document.getElementById('doubled').textContent].join()`
+)
+
+func TestPageGoesOnWhenNodesBreak(t *testing.T) {
+	b := openBrowser(t)
+	b.look(1280, 800, "light")
+	b.do(chromedp.Navigate(startDemo(t)))
+	b.until("there is a leader, all nodes are well and rows come", leader+` !== '' && `+healthy+` && `+newest+` >= 3`)
+	if asked, beyond := b.beyondLoopback(); asked < 3 || len(beyond) > 0 {
+		t.Errorf("%d requests, of which these left this machine: %v", asked, beyond)
+	}
+
+	killed := eval[string](b, leader)
+	before := eval[int](b, newest)
+	b.do(chromedp.Click(chromedp.CSS("#" + killed + " [data-do=kill]")))
+	b.until(killed+" is down", fmt.Sprintf(card+`.dataset.health === 'down'`, killed))
+	b.until("another node leads", leader+` !== '' && `+leader+` !== `+fmt.Sprintf("%q", killed))
+	b.until("rows go on", fmt.Sprintf(`%s >= %d`, newest, before+4))
+	b.until("every row tells who received it, and whose term it is of", `[...document.querySelectorAll('#rows tr')].every(r => /node-\d/.test(r.cells[2].textContent) && /node-\d term \d+/.test(r.cells[3].textContent))`)
+	if *shots != "" { // with something to see
+		eval[bool](b, `setInterval(hurry, 1000), true`)
+		b.until("there are many writes", `samples.length >= 70`)
+	}
+	for _, look := range []struct {
+		name          string
+		width, height int64
+		scheme        string
+	}{{"readme", 1280, 960, "light"}, {"light", 1280, 800, "light"}, {"dark", 1280, 800, "dark"}, {"phone", 390, 844, "light"}, {"phone-dark", 390, 844, "dark"}} {
+		b.look(look.width, look.height, look.scheme)
+		b.shoot(look.name)
+		if wide := eval[int](b, "document.documentElement.scrollWidth"); wide > int(look.width) {
+			t.Errorf("at a width of %d the page is %d wide", look.width, wide)
+		}
+	}
+	b.look(1280, 800, "light")
+
+	// With the keyboard alone.
+	b.do(chromedp.Focus(chromedp.CSS("#"+killed+" [data-do=restart]")), chromedp.KeyEvent(kb.Enter))
+	b.until(killed+" is back", healthy)
+	b.until("all nodes hold the same", sameEverywhere)
+	b.until("nothing is lost, nothing doubled", verdict+` === '0,0'`)
+
+	cut := eval[string](b, leader)
+	b.do(chromedp.Click(chromedp.CSS("#" + cut + " [data-do=cut]")))
+	b.until("a leader that is cut off steps down", fmt.Sprintf(card+`.querySelector('.note').textContent.includes('refuses writes')`, cut))
+	writeThrough(b, cut, "into the void")
+	b.until("it refuses a write", `[...document.querySelectorAll('#trouble li')].some(l => l.textContent.includes('no leader'))`)
+	b.shoot("cut")
+	b.do(chromedp.Click(chromedp.CSS("#" + cut + " [data-do=cut]")))
+	b.until("healed, the write is in the log", healthy+` && [...document.querySelectorAll('#rows tr')].some(r => r.cells[1].textContent === 'into the void' && r.cells[2].textContent === `+fmt.Sprintf("%q", cut)+`)`)
+
+	source := eval[string](b, `document.getElementById('from').textContent`)
+	b.do(chromedp.Click(chromedp.CSS("#" + source + " [data-do=pause]")))
+	b.until(source+" is paused", fmt.Sprintf(card+`.dataset.health === 'paused'`, source))
+	b.until("the page has moved to another node", fmt.Sprintf(`document.getElementById('from').textContent !== %q`, source))
+	writeThrough(b, source, "an open question")
+	b.until("a write without an answer is unknown", `[...document.querySelectorAll('#trouble li.open')].some(l => l.textContent.includes('an open question') && l.textContent.includes('it may have happened'))`)
+	if eval[int](b, `Number(document.getElementById('unknown').textContent)`) == 0 {
+		t.Error("no write is counted as unknown")
+	}
+	b.do(chromedp.Click(chromedp.CSS("#" + source + " [data-do=pause]")))
+	b.until("all nodes hold the same again", healthy+` && `+sameEverywhere)
+	b.until("it is resolved", `[...document.querySelectorAll('#trouble li:not(.open)')].some(l => /an open question.*it was (not written|written, once)/.test(l.textContent))`)
+	b.until("nothing is unknown, lost or doubled", `document.getElementById('unknown').textContent === '0' && `+verdict+` === '0,0'`)
+	if len(b.problems) > 0 {
+		t.Errorf("the page's script: %v", b.problems)
+	}
+}
+
+// writeThrough fills in the form and sends it with the keyboard.
+func writeThrough(b *browser, node, text string) {
+	eval[bool](b, fmt.Sprintf(`document.getElementById('through').value = %q, document.getElementById('text').value = %q, true`, node, text))
+	b.do(chromedp.Focus(chromedp.CSS("#text")), chromedp.KeyEvent(kb.Enter))
+}
+
+// sameEverywhere counts and compares the rows of all nodes, each as that node has them.
+const sameEverywhere = `(async () => {
+	const all = await Promise.all(ids.map(async (id) => (await fetch('/node/' + id + '/content')).json()));
+	return all.every((c) => c.sum && c.sum === all[0].sum && c.ids.length === all[0].ids.length);
+})()`

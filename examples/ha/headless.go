@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+// headless is a run without a page.
+type headless struct {
+	mu       sync.Mutex // for lines to stay whole
+	out      io.Writer
+	duration time.Duration
+	chaos    bool
+	seed     uint64
+	began    time.Time
+}
+
+func (h *headless) say(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	fmt.Fprintf(h.out, "%6.1f s  "+format+"\n", append([]any{time.Since(h.began).Seconds()}, args...)...)
+}
+
+// runHeadless writes for a while, with faults if that is asked for, and then tells whether
+// every node holds every acknowledged write once.
+func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
+	h.began = time.Now()
+	if err := s.waitWell(recoverTimeout); err != nil {
+		return err
+	}
+	client := newClient(s, fmt.Sprintf("run%d", s.began))
+	ctx, cancel := context.WithTimeout(ctx, h.duration)
+	defer cancel()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		client.run(ctx)
+	}()
+	end, _ := ctx.Deadline()
+	c := &chaos{s: s, record: client.record, until: end, rng: rand.New(rand.NewPCG(h.seed, 0)), say: h.say, worst: map[faultKind]time.Duration{}}
+	var err error
+	if h.chaos {
+		h.say("%d nodes run; faults begin, of seed %d", len(s.nodes), h.seed)
+		err = c.run(ctx)
+	} else {
+		h.say("%d nodes run; nothing is done to them", len(s.nodes))
+	}
+	if err != nil {
+		cancel()
+	}
+	<-wrote
+	if err != nil {
+		return err
+	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return errors.New("interrupted before the end")
+	}
+	return h.judge(s, client, c)
+}
+
+// convergeTimeout bounds how long the nodes may take to hold the same after the last write.
+const convergeTimeout = 60 * time.Second
+
+func (h *headless) judge(s *supervisor, client *client, c *chaos) error {
+	s.network.healAll()
+	held, ids := make([]content, len(s.nodes)), make([]string, len(s.nodes))
+	converged := until(convergeTimeout, "equal", func() error {
+		if err := s.well(); err != nil {
+			return err
+		}
+		for i, p := range s.nodes {
+			ids[i] = p.flags.ID
+			held[i] = content{}
+			if err := s.question(p, "/content", &held[i]); err != nil {
+				return err
+			}
+			if held[i].Sum == "" || held[i].Sum != held[0].Sum {
+				return fmt.Errorf("%s holds %d rows with checksum %q, %s %d with %q", ids[i], len(held[i].IDs), held[i].Sum, ids[0], len(held[0].IDs), held[0].Sum)
+			}
+		}
+		return nil
+	})
+	v := judge(client.record.outcomes, held, ids)
+	h.report(v, held, ids, c)
+	return errors.Join(converged, s.crashed(), v.err())
+}
+
+func (h *headless) report(v verdict, held []content, ids []string, c *chaos) {
+	fmt.Fprintf(h.out, "\nwrites acknowledged  %d\nunknown              %d, of which %d are in the log\n", v.Written, v.Unknown, v.UnknownWritten)
+	for i, id := range ids {
+		fmt.Fprintf(h.out, "%-20s %d rows, checksum %s\n", id, len(held[i].IDs), held[i].Sum)
+	}
+	fmt.Fprintf(h.out, "lost                 %d\ndoubled              %d\n", len(v.Lost), len(v.Doubled))
+	if !h.chaos {
+		return
+	}
+	fmt.Fprintf(h.out, "\nlongest outage       leader    follower  learner\n")
+	for _, f := range faults {
+		fmt.Fprintf(h.out, "%-20s", f.name)
+		for _, role := range []string{"leader", "follower", roleLearner} {
+			cell := "-"
+			if d, ok := c.worst[faultKind{f.name, role}]; ok {
+				cell = fmt.Sprintf("%.2f s", d.Seconds())
+			}
+			fmt.Fprintf(h.out, " %-9s", cell)
+		}
+		fmt.Fprintln(h.out)
+	}
+	fmt.Fprintln(h.out)
+}
+
+// err names what is not as it was promised, and some examples.
+func (v verdict) err() error {
+	var errs []error
+	for _, bad := range []struct {
+		what string
+		list []string
+	}{
+		{"acknowledged writes are not on every node", v.Lost}, {"writes happened twice", v.Doubled},
+		{"writes happened of which the library said that they were not applied", v.Ghosts}, {"nodes differ from the first", v.Different},
+	} {
+		if n := len(bad.list); n > 0 {
+			errs = append(errs, fmt.Errorf("%d %s: %s", n, bad.what, strings.Join(bad.list[:min(n, 10)], " ")))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// crashed names nodes that ended without having been told to.
+func (s *supervisor) crashed() error {
+	var errs []error
+	for _, p := range s.nodes {
+		if n := p.crashes(); n > 0 {
+			errs = append(errs, fmt.Errorf("%s ended %d times by itself: its log %s tells why", p.flags.ID, n, p.logFile()))
+		}
+	}
+	return errors.Join(errs...)
+}

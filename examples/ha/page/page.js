@@ -1,0 +1,479 @@
+"use strict";
+
+const demo = document.querySelector("meta[name=demo]").dataset;
+const cards = [...document.querySelectorAll(".card")];
+const ids = cards.map((card) => card.dataset.node);
+const $ = (id) => document.getElementById(id);
+const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+const PACE = 2000, FAST_PACE = 150, FAST_FOR = 8000; // between two writes; after a button was pressed
+const PATIENCE = 6000; // for an answer to one attempt
+const TRY_FOR = 30000; // how long a write that was not applied is sent again
+const SILENCE = 2500; // of a stream, after which another node is asked
+const STUCK = 200; // after which a write counts as one that waits, and others are sent to see
+const OUTAGE = 350; // a shorter wait is none
+const SETTLED = 10000; // after an attempt's end: what is not in the log then was not written
+
+const seconds = (ms) => (ms < 9950 ? (ms / 1000).toFixed(ms < 995 ? 2 : 1) : Math.round(ms / 1000)) + " s";
+const time = new Intl.DateTimeFormat(undefined, { hourCycle: "h23", hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+// The stream. It comes from one node, and from another when that one falls silent.
+
+let from = demo.node, stream, heard = 0, overview, views = new Map();
+
+function connect(id) {
+  if (stream) stream.close();
+  from = id;
+  heard = performance.now();
+  $("from").textContent = id;
+  showFrom();
+  stream = new EventSource(`/node/${id}/events`);
+  const live = (handle) => (e) => { heard = performance.now(); handle(JSON.parse(e.data)); };
+  stream.addEventListener("nodes", live(showNodes));
+  stream.addEventListener("log", live(showLog));
+  stream.onerror = () => { if (from === id) moveOn(); };
+}
+
+let moving = false;
+async function moveOn() {
+  if (moving) return;
+  moving = true;
+  stream.close();
+  const next = ids[(ids.indexOf(from) + 1) % ids.length];
+  await sleep(150);
+  moving = false;
+  connect(next);
+}
+
+let answered = performance.now();
+setInterval(() => {
+  const now = performance.now();
+  if (now - heard > SILENCE) moveOn();
+  banner("silence", now - answered > 6000 ? "No node has answered for some seconds. If the demo was stopped, start it again: this page will find it." : "");
+}, 500);
+
+const banners = {};
+function banner(kind, text) {
+  banners[kind] = text;
+  const all = Object.values(banners).filter(Boolean).join(" ");
+  if ($("banner").textContent !== all) $("banner").textContent = all;
+  $("banner").hidden = !all;
+}
+
+function announce(text) { $("announcer").textContent = text; }
+
+// The nodes.
+
+let leader = "";
+function showNodes(o) {
+  answered = performance.now();
+  if (String(o.run) !== demo.run) return location.reload(); // another run has another token
+  overview = o;
+  for (const v of o.nodes) {
+    const before = views.get(v.id);
+    views.set(v.id, v);
+    if (v.process === "running" && before && before.process !== "running") avoid.delete(v.id);
+  }
+  showCards();
+  const now = o.nodes.find((v) => v.status?.ready && v.process === "running")?.id ?? "";
+  if (now && now !== leader) {
+    if (leader) announce(`${now} leads now`);
+    leader = now;
+  }
+  const cluster = o.nodes.find((v) => v.status?.cluster)?.status.cluster;
+  if (cluster) book.open(cluster);
+}
+
+function showCards() {
+  const most = Math.max(0, ...[...views.values()].map((v) => v.status?.applied ?? 0));
+  for (const v of views.values()) showCard(v, most);
+}
+
+function showCard(v, most) {
+  const card = $(v.id), s = v.status, cut = v.deaf || v.mute;
+  const health = v.process !== "running" ? v.process : cut ? "cut" : s ? "well" : "silent";
+  const role = { down: "down", paused: "paused", silent: "no answer" }[health] ?? (s ? s.role : "no answer");
+  card.dataset.health = health;
+  card.dataset.role = health === "well" && s.ready ? "leader" : "";
+  put(card.querySelector(".role"), role === "leader" && s && !s.ready ? "taking over" : role);
+  put(card.querySelector(".note"), note(v, health));
+  field(card, "pid", v.pid || "–");
+  if (s) {
+    field(card, "term", s.term);
+    field(card, "applied", s.applied);
+    field(card, "lag", most - s.applied);
+    field(card, "rows", s.rows);
+    field(card, "uptime", uptime(s.uptime));
+  } else {
+    field(card, "uptime", "–");
+    const last = Number(card.querySelector("[data-field=applied]").textContent);
+    if (last) field(card, "lag", Math.max(0, most - last));
+  }
+  const busy = card.getAttribute("aria-busy") === "true", runs = v.process !== "down";
+  button(card, "restart", runs ? "Restart" : "Start", busy, !runs);
+  button(card, "kill", "Kill −9", busy || !runs);
+  button(card, "pause", v.process === "paused" ? "Resume" : "Pause", busy || !runs || demo.canPause !== "true", v.process === "paused");
+  button(card, "cut", cut ? "Heal" : "Cut off", busy, cut);
+  button(card, "mute", "One way", busy || cut);
+}
+
+function note(v, health) {
+  if (v.status?.halted) return "stopped: " + v.status.halted;
+  if (health === "down") return "its data stay on disk";
+  if (health === "paused") return "stands still, answers nobody";
+  if (health === "silent") return "did not answer just now";
+  const alone = v.status && !v.status.leader ? ": no leader, refuses writes" : "";
+  if (v.deaf && v.mute) return "cut off" + (alone || " from the others");
+  if (v.mute) return "not heard" + (alone || " by the others");
+  if (v.deaf) return "hears nobody" + alone;
+  if (v.status.ready) return "orders all writes";
+  return v.status.leader ? "follows " + v.status.leader : "waits for an election";
+}
+
+function put(el, text) { if (el.textContent !== String(text)) el.textContent = text; }
+function field(card, name, value) { put(card.querySelector(`[data-field=${name}]`), value); }
+function uptime(ms) {
+  const s = Math.floor(ms / 1000);
+  if (s < 60) return s + " s";
+  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
+  return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+}
+
+function button(card, what, text, disabled, undo = false) {
+  const b = card.querySelector(`[data-do=${what}]`);
+  put(b, text);
+  b.disabled = disabled;
+  b.classList.toggle("undo", undo);
+}
+
+function showFrom() {
+  for (const card of cards) card.querySelector("[data-do=show]").setAttribute("aria-pressed", String(card.dataset.node === from));
+}
+
+for (const card of cards) {
+  card.addEventListener("click", (e) => {
+    const b = e.target.closest("button[data-do]");
+    if (b) act(card, b.dataset.do);
+  });
+}
+
+async function act(card, what) {
+  const id = card.dataset.node, v = views.get(id);
+  if (what === "show") return connect(id);
+  const action = what === "pause" && v?.process === "paused" ? "resume" : what === "cut" && (v?.deaf || v?.mute) ? "heal" : what;
+  card.setAttribute("aria-busy", "true");
+  hurry();
+  try {
+    const resp = await fetch(`/node/${id}/do/${action}`, { method: "POST", headers: { "X-Demo-Token": demo.token } });
+    const answer = await resp.json().catch(() => ({}));
+    banner("action", resp.ok ? "" : answer.error ?? `the supervisor answered ${resp.status}`);
+    if (resp.ok) {
+      for (const facts of answer) views.set(facts.id, { ...views.get(facts.id), ...facts, ...(facts.process === "running" ? {} : { status: null }) });
+      announce(`${id}: ${action} done`);
+    }
+  } catch {
+    banner("action", "The supervisor does not answer: was the demo stopped?");
+  }
+  hurry();
+  card.setAttribute("aria-busy", "false");
+  showCards();
+}
+
+// The log.
+
+let newest = 0;
+function showLog(rows) {
+  const first = newest === 0;
+  $("rows").replaceChildren(...rows.slice(0, 30).map((r) => {
+    const tr = document.createElement("tr");
+    if (!first && r.seq > newest) tr.className = "fresh";
+    tr.dataset.id = r.id;
+    tr.append(cell(r.seq), cell(r.text), cell(who(r.received)), cell(r.applied ? who(r.applied) : "unknown", r.term ? ` term ${r.term}` : ""), cell(time.format(r.sent)));
+    return tr;
+  }));
+  newest = Math.max(0, ...rows.map((r) => r.seq));
+}
+
+function cell(content, extra = "") {
+  const td = document.createElement("td");
+  td.append(content);
+  if (extra) {
+    const span = document.createElement("span");
+    span.className = "term";
+    span.textContent = extra;
+    td.append(span);
+  }
+  return td;
+}
+
+function who(id) {
+  const span = document.createElement("span"), dot = document.createElement("span");
+  span.className = "who";
+  span.dataset.node = id;
+  dot.className = "dot";
+  span.append(dot, id);
+  return span;
+}
+
+// The book of this page's writes, which a reload does not lose.
+
+const book = {
+  cluster: "", client: "", next: 1, acked: [], open: openBook,
+  unknown: new Map(), // number → when its last attempt ends
+};
+
+function openBook(cluster) {
+  if (book.cluster === cluster) return;
+  const saved = JSON.parse(sessionStorage.getItem("colmena-ha") ?? "null");
+  const same = saved?.cluster === cluster;
+  book.cluster = cluster;
+  book.client = same ? saved.client : "page" + crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
+  book.next = same ? saved.next : 1;
+  book.acked = same ? saved.acked : [];
+  book.unknown = new Map(same ? saved.unknown : []);
+  saveBook();
+}
+
+function saveBook() {
+  sessionStorage.setItem("colmena-ha", JSON.stringify({ cluster: book.cluster, client: book.client, next: book.next, acked: book.acked, unknown: [...book.unknown] }));
+  $("acked").textContent = count(book.acked).toLocaleString();
+  $("unknown").textContent = book.unknown.size;
+  $("unknown").className = book.unknown.size ? "bad" : "";
+}
+
+const count = (ranges) => ranges.reduce((sum, [a, b]) => sum + b - a + 1, 0);
+const has = (ranges, n) => ranges.some(([a, b]) => a <= n && n <= b);
+
+function add(ranges, n) {
+  if (has(ranges, n)) return;
+  ranges.push([n, n]);
+  ranges.sort((x, y) => x[0] - y[0]);
+  for (let i = ranges.length - 1; i > 0; i--) {
+    if (ranges[i - 1][1] + 1 >= ranges[i][0]) {
+      ranges[i - 1][1] = Math.max(ranges[i - 1][1], ranges[i][1]);
+      ranges.splice(i, 1);
+    }
+  }
+}
+
+// Writing.
+
+let fastUntil = 0, lastAck = 0;
+const owing = new Set(); // nodes that owe an answer for longer than a moment
+const avoid = new Map(); // node → {until, pause} after it did not take a write
+const pending = new Map(); // number → when it was first sent
+const hurry = () => { fastUntil = performance.now() + FAST_FOR; };
+const stuck = () => [...pending.values()].some((since) => performance.now() - since > STUCK);
+
+(async function writeOn() {
+  for (;;) {
+    const began = performance.now();
+    if (book.client && overview) write(phrase(), "");
+    do await sleep(50); while (performance.now() - began < (performance.now() < fastUntil || stuck() ? FAST_PACE : PACE));
+  }
+})();
+
+const things = ["the tide at the pier", "a bee at hive 7", "rain on the roof", "the 9:41 to the coast", "a door in the east wing", "a kettle on the boil",
+  "the lamp on buoy 12", "a knock at the gate", "wind over the ridge", "the night shift"];
+const phrase = () => "saw " + things[Math.floor(Math.random() * things.length)];
+
+function choose(not) {
+  const now = performance.now(), any = (list) => list[Math.floor(Math.random() * list.length)];
+  return any(ids.filter((id) => id !== not && !owing.has(id) && !((avoid.get(id)?.until ?? 0) > now))) ?? any(ids.filter((id) => id !== not));
+}
+
+// write sends an event until it is acknowledged or its outcome is unknown. What was
+// certainly not applied is sent again, through another node; what is unknown never is.
+async function write(text, through, own = false) {
+  const n = book.next++, id = `${book.client}-${n}`, began = performance.now(), sent = Date.now();
+  pending.set(n, began);
+  saveBook();
+  const item = trouble(n, own ? `“${text}”` : `event ${n}`);
+  let via = through || choose("");
+  for (;;) {
+    const end = Date.now() + PATIENCE;
+    const a = await attempt(via, { id, text, sent, until: end });
+    if (a.outcome === "written") {
+      acknowledged(n, began, via, item);
+      break;
+    }
+    const rest = avoid.get(via)?.pause ?? 1500;
+    avoid.set(via, { until: performance.now() + rest, pause: Math.min(2 * rest, 24000) });
+    if (a.outcome !== "not applied") {
+      book.unknown.set(n, end);
+      saveBook();
+      item.open("unknown", a.error ?? `${via} did not answer`, "it may have happened, the log will tell");
+      sample(performance.now() - began, true);
+      break;
+    }
+    if (performance.now() - began > TRY_FOR) {
+      item.close("given up", "it was not applied");
+      sample(performance.now() - began, true);
+      break;
+    }
+    if (via === through) await sleep(300);
+    const next = through || choose(via);
+    const why = a.error.replace(/^colmena: /, "");
+    item.open("refused", why.startsWith(via) ? why : `${via}: ${why}`, `sent again through ${next}`);
+    via = next;
+  }
+  pending.delete(n);
+}
+
+async function attempt(via, e) {
+  const ctl = new AbortController();
+  const late = setTimeout(() => owing.add(via), STUCK), end = setTimeout(() => ctl.abort(), PATIENCE);
+  try {
+    const resp = await fetch(`/node/${via}/write`, { method: "POST", headers: { "X-Demo-Token": demo.token }, body: JSON.stringify(e), signal: ctl.signal });
+    return await resp.json();
+  } catch {
+    return { outcome: "unknown" };
+  } finally {
+    clearTimeout(late);
+    clearTimeout(end);
+    owing.delete(via);
+  }
+}
+
+// waiting is for how long a write has waited while none was acknowledged.
+const waiting = () => (pending.size ? performance.now() - Math.max(lastAck, Math.min(...pending.values())) : 0);
+
+function acknowledged(n, began, via, item) {
+  const now = performance.now(), wait = waiting();
+  add(book.acked, n);
+  saveBook();
+  sample(now - began, false);
+  if (wait > OUTAGE) outage(wait);
+  lastAck = now;
+  item.close("resolved", `written through ${via} after ${seconds(now - began)}`);
+}
+
+let lastOutage = ["none yet", ""];
+function outage(ms) {
+  lastOutage = [seconds(ms), " at " + time.format(Date.now())];
+  showOutage();
+}
+
+function showOutage() {
+  const now = waiting(), lasts = now > OUTAGE + 2 * STUCK, small = document.createElement("small");
+  small.textContent = lasts ? " and it lasts" : lastOutage[1];
+  $("outage").replaceChildren(lasts ? seconds(now) : lastOutage[0], small);
+  $("outage").className = lasts ? "bad" : "";
+}
+setInterval(showOutage, 200);
+
+// trouble is a line about a write that was not simply acknowledged; it is shown when there is
+// something to say, and for a while after that has been resolved.
+const TROUBLES = 3, RESOLVED_FOR = 10000;
+function trouble(n, name) {
+  let li, cause;
+  const say = (what, text, open) => {
+    li ??= document.createElement("li");
+    const b = document.createElement("b");
+    b.textContent = what;
+    li.replaceChildren(b, text);
+    li.classList.toggle("open", open);
+    if (li.isConnected) return;
+    $("trouble").prepend(li);
+    const all = [...$("trouble").children];
+    if (all.length > TROUBLES) (all.slice(1).findLast((one) => !one.classList.contains("open")) ?? all.at(-1)).remove();
+  };
+  const close = (what, text) => {
+    if (!li) return;
+    say(what, `${name}: ${cause}; ${text}`, false);
+    setTimeout(() => li.remove(), RESOLVED_FOR);
+  };
+  lines.set(n, close);
+  if (lines.size > 200) lines.delete(lines.keys().next().value);
+  return { close, open: (what, text, then) => { cause = text; say(what, `${name}: ${text}; ${then}`, true); } };
+}
+const lines = new Map(); // number → how its line ends
+
+// Looking: what became of writes that were not answered, and whether the log has all that
+// were acknowledged, once.
+
+(async function look() {
+  for (let pause = 1000; ; pause = book.unknown.size ? 1000 : 4000) {
+    await sleep(pause);
+    if (!book.client) continue;
+    const acked = structuredClone(book.acked), asked = Date.now();
+    try {
+      const resp = await fetch(`/node/${from}/ledger?client=${book.client}`, { signal: AbortSignal.timeout(PATIENCE) });
+      if (resp.ok) compare(acked, asked, await resp.json());
+    } catch { /* this node cannot tell now; the next question may go to another */ }
+  }
+})();
+
+function compare(acked, asked, log) {
+  let lost = 0;
+  for (const [a, b] of acked) for (let n = a; n <= b; n++) if (!has(log.have, n)) lost++;
+  verdict("lost", lost);
+  verdict("doubled", log.doubled.length);
+  for (const [n, end] of [...book.unknown]) {
+    if (has(log.have, n)) {
+      add(book.acked, n);
+      lines.get(n)?.("resolved", "it was written, once");
+    } else if (asked > end + SETTLED) {
+      lines.get(n)?.("resolved", "it was not written");
+    } else continue;
+    book.unknown.delete(n);
+  }
+  saveBook();
+}
+
+function verdict(id, n) {
+  $(id).textContent = n;
+  $(id).className = n ? "bad" : "good";
+}
+
+// The chart: one bar for each write, on a logarithmic scale from 1 ms to 10 s.
+
+const SAMPLES = 90, samples = [];
+function sample(ms, none) {
+  samples.push({ ms, none });
+  if (samples.length > SAMPLES) samples.shift();
+  draw();
+}
+
+const NS = "http://www.w3.org/2000/svg";
+const el = (name, attrs, text = "") => {
+  const e = document.createElementNS(NS, name);
+  for (const [k, v] of Object.entries(attrs)) e.setAttribute(k, v);
+  e.textContent = text;
+  return e;
+};
+
+function draw() {
+  const { width, height } = $("chart").getBoundingClientRect(), base = height - 6, left = 40;
+  if (!width) return;
+  $("chart").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const up = (ms) => Math.max(2, Math.min(base - 4, (base - 8) * Math.log10(Math.max(ms, 1)) / 4));
+  const parts = [[1, "1 ms"], [10, "10 ms"], [100, "0.1 s"], [1000, "1 s"]].flatMap(([ms, text]) => {
+    const y = base - (ms === 1 ? 0 : up(ms));
+    return [el("line", { class: "grid", x1: left, x2: width, y1: y, y2: y }), el("text", { x: 0, y: y + 3.5 }, text)];
+  });
+  const step = (width - left) / SAMPLES;
+  samples.forEach((s, i) => {
+    const h = s.none ? base - 4 : up(s.ms);
+    parts.push(el("rect", { class: s.none ? "none" : s.ms > OUTAGE ? "slow" : "bar", x: width - step * (samples.length - i), width: step * 0.7, y: base - h, height: h, rx: 1 }));
+  });
+  $("chart").replaceChildren(...parts);
+  const sorted = samples.filter((s) => !s.none).map((s) => s.ms).sort((a, b) => a - b);
+  if (!sorted.length) return;
+  const ms = (v) => (v < 1000 ? `${v < 10 ? v.toFixed(1) : Math.round(v)} ms` : seconds(v));
+  const text = `median ${ms(sorted[Math.floor(sorted.length / 2)])}, longest ${ms(sorted.at(-1))}`;
+  put($("latency"), text);
+  $("chart").setAttribute("aria-label", `Latency of the last ${samples.length} writes: ${text}`);
+}
+
+$("write").addEventListener("submit", (e) => {
+  e.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || !book.client) return;
+  write(text, $("through").value, true);
+  $("text").value = "";
+});
+
+addEventListener("resize", draw);
+draw();
+connect(from);
