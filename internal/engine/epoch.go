@@ -26,6 +26,7 @@ type epoch struct {
 	time     int64 // of the newest unit that succeeded
 	proposed bool
 	rebuilt  bool   // its transaction was lost and its units were repeated
+	carried  bool   // it began with what finished ahead, and has waited for a round trip already
 	base     *epoch // the proposed one that it stands on now
 	closed   bool   // nothing more may stand on it
 }
@@ -66,21 +67,15 @@ func (d *DB) runEpoch(units []*Unit) {
 		d.failAll(units, err)
 		return
 	}
-	if len(e.units) == 0 {
-		if d.fill(e, units) != fillLost {
-			d.propose(e)
+	if e.carried = len(e.units) > 0; e.carried {
+		if !d.repeatUnits(e) {
+			d.undoEpoch(e, units)
+			return
 		}
-		return
+		e.first = time.Now()
+		d.count.ahead.Add(uint64(len(e.units)))
 	}
-	// What finished ahead has waited for a round trip already.
-	if !d.repeatUnits(e) {
-		d.undoEpoch(e, units)
-		return
-	}
-	d.count.ahead.Add(uint64(len(e.units)))
-	rest, _ := d.runUnits(e, units)
-	d.requeue(rest)
-	if d.epoch == e {
+	if d.fill(e, units) != fillLost {
 		d.propose(e)
 	}
 }

@@ -55,7 +55,7 @@ func (d *DB) startSession(e *epoch) (stop bool) {
 		return false
 	}
 	s := d.returning[0]
-	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) {
+	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) || e.carried && !s.quick() {
 		return true
 	}
 	d.returning = d.returning[1:]
@@ -227,7 +227,7 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case d.late(s, r != nil, now) != 0:
 			d.again(s, r)
 			return d.giveUp(e, s, d.late(s, r != nil, now))
-		case cut && (served > 0 || r == nil) || d.mustClose(e, e.first, now) || served > 0 && d.cutEach.Load():
+		case cut && (served > 0 || r == nil) || d.mustClose(e, e.first, now) || e.carried && !s.quick() || served > 0 && d.cutEach.Load():
 			d.again(s, r)
 			if !s.begun {
 				d.shelve(s)

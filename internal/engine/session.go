@@ -83,9 +83,10 @@ type Modes struct{ ForeignKeys, RecursiveTriggers bool }
 // the writer; the others wait in the order in which they came, and so do units. Its
 // methods are for one goroutine at a time, except for Abort.
 type Session struct {
-	db   *DB
-	opts SessionOptions
-	gone atomic.Bool // the client wants it to end
+	db      *DB
+	opts    SessionOptions
+	gone    atomic.Bool  // the client wants it to end
+	thought atomic.Int64 // nanoseconds that the client took to ask when it asked last
 
 	// Guarded by db.mu.
 	asked   []*sessionRequest
@@ -307,6 +308,7 @@ func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
 		d.returning = append(d.returning, s)
 	}
 	s.asked, s.since = append(s.asked, r), time.Now()
+	s.thought.Store(int64(s.since.Sub(s.touched)))
 	if r.kind == askRun {
 		s.lastSQL = r.stmt.SQL
 	}

@@ -50,14 +50,19 @@ func (d *DB) late(s *Session, asked bool, now time.Time) AbortReason {
 // wait, if its session can work ahead of them. A client in this process takes less.
 const thinkGrace = 50 * time.Microsecond
 
+// quick reports whether the client has asked within thinkGrace when it asked last.
+func (s *Session) quick() bool { return time.Duration(s.thought.Load()) <= thinkGrace }
+
 // serveUntil is when a session whose client has been quiet for a while must be looked at
 // again.
 func (d *DB) serveUntil(e *epoch, s *Session, quiet time.Time) time.Time {
 	until := d.sessionEnd(s)
 	if d.finishedWait(e) {
 		until = earlier(until, e.first.Add(cutAfter))
-		if d.goesAhead(e, s) {
+		if d.goesAhead(e, s) && s.quick() {
 			until = earlier(until, quiet.Add(thinkGrace))
+		} else if d.goesAhead(e, s) {
+			until = quiet
 		}
 	}
 	return until
