@@ -114,7 +114,7 @@ func sessionsAgreeWithAModel(t *testing.T, seed uint64, virtual bool) {
 		ahead += d.Stats().Ahead
 	}
 	t.Logf("%d commits of sessions, counter %d, term %d, entry %d, %d units ran ahead", commits, total, w.term, w.index, ahead)
-	if !virtual && ahead == 0 {
+	if !virtual && ahead == 0 && commits > 200 {
 		t.Error("nothing has run ahead")
 	}
 	if commits == 0 {
@@ -162,7 +162,7 @@ func (w *world) fate(data []byte, done func(error)) bool {
 		done(errLost)
 	case n == 3:
 		done(errLost)
-	case n < 30: // it takes its time
+	case n < 50: // it takes its time
 		h := heldProposal{by, data, done}
 		w.held = append(w.held, h)
 		time.AfterFunc(time.Duration(w.rnd.IntN(8000))*time.Microsecond, func() { w.arrive(h) })
