@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mentasystems/colmena/internal/durable"
@@ -22,6 +23,9 @@ import (
 const (
 	aheadCost  = cutAfter / 2 // of what a session has done, to be repeated ahead
 	aheadUnits = 64           // that wait, to be run ahead between sessions
+	// aheadEpochCost is of what an epoch has done, to be stood on, or to stand: a statement
+	// that ends SQLite's transaction has the one run again, and the other always is.
+	aheadEpochCost = 10 * time.Millisecond
 )
 
 // runAhead lets sessions work while the proposed epoch is on its way. It reports whether it
@@ -68,7 +72,16 @@ func (d *DB) wantsAhead() bool {
 // goesAhead reports whether a session can work on an epoch once that is proposed.
 func (d *DB) goesAhead(e *epoch, s *Session) bool {
 	plain := !d.virtual && !d.touched || d.ahead != nil
-	return plain && d.cfg.BatchWindow >= 0 && s.opts.Modes == e.modes && s.cost <= aheadCost
+	return plain && d.cfg.BatchWindow >= 0 && s.opts.Modes == e.modes && s.cost <= aheadCost && e.cost <= aheadEpochCost
+}
+
+// remembersAny reports whether the memory of requests refuses a unit that ran ahead, now
+// that what it stood on is in it: other replicas will look after that too (H15).
+func (d *DB) remembersAny(e *epoch) bool {
+	return slices.ContainsFunc(e.units, func(u *Unit) bool {
+		_, v := d.memory.look(u.Req.ID)
+		return !u.failed && v != requestFresh
+	})
 }
 
 // logWaits reports whether the log has spoken since the owner looked.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,6 +30,14 @@ var outpostID = wire.RequestID{Origin: 8, Seq: 1}
 func newOutpost(t *testing.T, replicas int) *outpost {
 	o := &outpost{group: newGroup(t, replicas), first: make(chan error, 1)}
 	o.must("CREATE TABLE t(a UNIQUE ON CONFLICT ABORT); CREATE TABLE r(a UNIQUE ON CONFLICT ROLLBACK); INSERT INTO r VALUES(1); CREATE TABLE e(a)")
+	u := unit("INSERT INTO t VALUES(0)")
+	u.ID, u.Lowest = outpostID, 1
+	o.proposes(u)
+	return o
+}
+
+// proposes has a write on its way that the test lets arrive.
+func (o *outpost) proposes(u wire.Unit) {
 	out := make(chan struct{})
 	o.mu.Lock()
 	o.intercept = func(data []byte, done func(error)) bool {
@@ -38,13 +47,10 @@ func newOutpost(t *testing.T, replicas int) *outpost {
 	}
 	o.mu.Unlock()
 	go func() {
-		u := unit("INSERT INTO t VALUES(0)")
-		u.ID, u.Lowest = outpostID, 1
 		_, err := o.execUnit(u)
 		o.first <- err
 	}()
 	<-out
-	return o
 }
 
 // arrive commits the epoch, and finds the write in it answered.
@@ -399,4 +405,165 @@ func TestCostlySessionWaitsForTheEpoch(t *testing.T) {
 		t.Error(r.Err)
 	}
 	x.mustCommit()
+}
+
+// What ran ahead under a request ID that the proposed epoch has the memory of requests drop
+// is not proposed: the other replicas judge it by the memory after that epoch.
+func TestHazard15AheadIsLookedUpAnew(t *testing.T) {
+	for _, how := range []string{"given up", "origin forgotten"} {
+		for _, session := range []bool{true, false} {
+			t.Run(fmt.Sprint(how, ", session ", session), func(t *testing.T) { aheadIsLookedUpAnew(t, how, session) })
+		}
+	}
+}
+
+func aheadIsLookedUpAnew(t *testing.T, how string, session bool) {
+	numbered := func(origin, seq, lowest uint64, a int64) wire.Unit {
+		u := unit("INSERT INTO t VALUES(?)", wire.Int(a))
+		u.ID, u.Lowest = wire.RequestID{Origin: origin, Seq: seq}, lowest
+		return u
+	}
+	o := &outpost{group: newGroup(t, 3), first: make(chan error, 1)}
+	o.must("CREATE TABLE t(a)")
+	late := numbered(5, 7, 1, 7)
+	if how == "given up" {
+		o.proposes(numbered(5, 10, 10, 0))
+	} else {
+		for i := range uint64(64) {
+			if _, err := o.execUnit(numbered(i+1, 1, 1, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		late = numbered(1, 2, 1, 7)
+		o.proposes(numbered(100, 1, 1, 0))
+	}
+	told := make(chan error, 1)
+	x := o.beginTx()
+	if session {
+		x.must("INSERT INTO t VALUES(7)")
+		go func() { told <- x.s.Commit(context.Background(), late.ID, 1).Err }()
+		o.eventually("the commit to be taken", func(*DB) bool { return x.s.over != nil })
+	} else {
+		y := o.beginTx()
+		x.must("SELECT 1")
+		go func() {
+			_, err := o.execUnit(late)
+			told <- err
+		}()
+		o.eventually("the unit to wait", func(d *DB) bool { return len(d.units) == 1 })
+		go y.run("INSERT INTO t VALUES(8)")
+		o.eventually("a session to wait", func(d *DB) bool { return len(d.returning) == 1 })
+		x.s.Abort()
+		o.eventually("the unit to run", func(d *DB) bool { return d.holding == y.s && len(d.units) == 0 })
+		defer y.s.Abort()
+	}
+	o.arrive()
+	var over *AbortedError
+	if err := soon(t, told); !errors.Is(err, ErrExpired) && !errors.As(err, &over) {
+		t.Errorf("told %v", err)
+	}
+	for i, d := range o.dbs {
+		if err := d.Drain(t.Context()); err != nil {
+			t.Errorf("replica %d: %v", i, err)
+		}
+		if got := o.query(i, "SELECT count(*) FROM t WHERE a = 7"); got[0][0] != "0" {
+			t.Errorf("replica %d holds the late one", i)
+		}
+	}
+}
+
+// A write that cannot run where sessions work ahead has its turn among them.
+func TestWritesHaveTheirTurnWhileSessionsWorkAhead(t *testing.T) {
+	g := newGroup(t, 1)
+	g.must("CREATE TABLE t(a)")
+	g.mu.Lock()
+	g.intercept = func(data []byte, done func(error)) bool {
+		time.AfterFunc(2*time.Millisecond, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.commitLocked(data)
+			done(nil)
+		})
+		return true
+	}
+	g.mu.Unlock()
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				x := g.beginTx()
+				time.Sleep(150 * time.Microsecond)
+				x.must("INSERT INTO t VALUES(1)")
+				x.mustCommit()
+			}
+		})
+	}
+	modes := unit("INSERT INTO t VALUES(2)")
+	modes.RecursiveTriggers = true
+	slow := unit("INSERT INTO t WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 4000) SELECT x FROM c")
+	for i := range 10 {
+		for _, u := range []wire.Unit{modes, slow} {
+			began := time.Now()
+			if _, err := g.execUnit(u); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Fatalf("write %d waited for %v", i, took)
+			}
+		}
+	}
+	close(quit)
+	wg.Wait()
+	if n := g.dbs[0].Stats().Ahead; n == 0 {
+		t.Error("nothing has run ahead")
+	}
+}
+
+// Nothing stands on an epoch that would take long to run again.
+func TestHazard10CostlyEpochIsNotStoodOn(t *testing.T) {
+	for _, ahead := range []string{endlessElsewhere, "INSERT INTO r VALUES(1)"} {
+		o := newOutpost(t, 2)
+		o.arrive()
+		u := unit("INSERT INTO e WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 300000) SELECT x FROM c")
+		began := time.Now()
+		o.proposes(u)
+		took := time.Since(began)
+		x := o.beginTx()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		go x.s.Run(ctx, Statement{Statement: wire.Statement{SQL: ahead}})
+		o.eventually("the statement to be there", func(*DB) bool { return x.s.lastSQL != "" })
+		time.Sleep(10 * time.Millisecond)
+		began = time.Now()
+		o.arrive()
+		if again := time.Since(began); again > took/2 {
+			t.Errorf("it was answered after %v; it ran for %v", again, took)
+		}
+		cancel()
+		x.s.Abort()
+	}
+}
+
+// What a transaction that ran ahead was told by RETURNING holds when it is committed.
+func TestRowsToldAheadAreCompared(t *testing.T) {
+	ticks := int64(0)
+	lib := NewLibrary([]Function{{sqlite.Function{Name: "tick", Func: func([]any) (any, error) { ticks++; return ticks, nil }}, "1"}}, nil,
+		func(Kind, string, string) []string { return nil })
+	o := &outpost{group: newGroup(t, 1, func(c *Config) { c.Library = lib }), first: make(chan error, 1)}
+	o.must("CREATE TABLE t(a)")
+	o.proposes(unit("INSERT INTO t VALUES(0)"))
+	x := o.beginTx()
+	x.must("INSERT INTO t VALUES(1) RETURNING tick()")
+	told := x.commits(wire.RequestID{})
+	o.eventually("the commit to be taken", func(*DB) bool { return x.s.over != nil })
+	o.arrive()
+	var over *AbortedError
+	if r := soon(t, told); !errors.As(r.Err, &over) {
+		t.Errorf("a function that is not deterministic: %+v", r)
+	}
 }

@@ -25,10 +25,11 @@ type epoch struct {
 	byID     map[wire.RequestID]*Unit
 	time     int64 // of the newest unit that succeeded
 	proposed bool
-	rebuilt  bool   // its transaction was lost and its units were repeated
-	carried  bool   // it began with what finished ahead, and has waited for a round trip already
-	base     *epoch // the proposed one that it stands on now
-	closed   bool   // nothing more may stand on it
+	cost     time.Duration // that its units took
+	rebuilt  bool          // its transaction was lost and its units were repeated
+	carried  bool          // it began with what finished ahead, and has waited for a round trip already
+	base     *epoch        // the proposed one that it stands on now
+	closed   bool          // nothing more may stand on it
 }
 
 // runningUnit is what the progress callback needs to know of the unit that runs.
@@ -68,7 +69,7 @@ func (d *DB) runEpoch(units []*Unit) {
 		return
 	}
 	if e.carried = len(e.units) > 0; e.carried {
-		if !d.repeatUnits(e) {
+		if d.remembersAny(e) || !d.repeatUnits(e) {
 			d.undoEpoch(e, units)
 			return
 		}
@@ -160,7 +161,7 @@ func (d *DB) sessionsWait() bool {
 
 // full reports whether an epoch takes no more.
 func (d *DB) full(e *epoch) bool {
-	return len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes
+	return len(e.units) >= d.cfg.BatchMaxUnits || e.bytes >= d.cfg.MaxEntryBytes || e.base != nil && e.cost > aheadEpochCost
 }
 
 // open begins an epoch, of what finished ahead if there is something.
@@ -315,6 +316,7 @@ func (d *DB) attempt(e *epoch, u *Unit) (why, err error) {
 	d.x.schema, d.x.deferred = false, false
 	err = d.runStatements(u)
 	u.ran = err == nil
+	e.cost += time.Since(d.running.started)
 	why, d.running = d.running.why, nil
 	if err == nil {
 		err = d.endUnit()
@@ -535,6 +537,15 @@ func (d *DB) repeat(u *Unit) error {
 		return err
 	}
 	d.x.schema, d.x.deferred = false, false
+	if u.session {
+		d.w.SetNow(u.time)
+		for i := range u.entry.Statements {
+			if err := d.repeatStatement(u.entry.Statements[i], u.sums[i], u.seed, i); err != nil {
+				return err
+			}
+		}
+		return d.endUnit()
+	}
 	rows, err := d.replay(&u.entry)
 	if err != nil {
 		return err

@@ -307,6 +307,17 @@ func (d *DB) replaySessionStatement(st *wire.EntryStatement, seed uint64, i int)
 	return rows, drew, d.readAnew(kindOf(st.SQL, true), st.SQL, d.x.schema)
 }
 
+// repeatStatement runs the i-th statement of a session again, where it was told of, and
+// compares what it returns.
+func (d *DB) repeatStatement(st wire.EntryStatement, sum, seed uint64, i int) error {
+	st.Rows = sum != 0
+	rows, _, err := d.replaySessionStatement(&st, seed, i)
+	if err == nil && rowsSum(rows) != sum {
+		err = fmt.Errorf("statement %q returned other rows", abbreviate(st.SQL))
+	}
+	return err
+}
+
 // readAnew follows a session's statement that changed the schema or the statistics, or took
 // such a change back: from then on what is in memory is what the file says, on a replica
 // that runs the statements once and on a leader that had others fail between them (H6).

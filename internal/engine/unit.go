@@ -72,11 +72,12 @@ type Unit struct {
 	time    int64 // pinned time, unix milliseconds
 	seed    uint64
 	entry   wire.EntryUnit
-	failed  bool    // Err is decided when what it rests on is (H9)
-	ran     bool    // its statements have run, and it fails, if it does, by what they left
-	follow  []*Unit // the same request, sent again while this one was in flight
-	session bool    // the end of a session: it cannot be run again
-	alone   bool    // needs an epoch of its own (H5, H10)
+	failed  bool     // Err is decided when what it rests on is (H9)
+	ran     bool     // its statements have run, and it fails, if it does, by what they left
+	follow  []*Unit  // the same request, sent again while this one was in flight
+	session bool     // the end of a session: it cannot be run again
+	sums    []uint64 // of the rows that each statement of a session returned
+	alone   bool     // needs an epoch of its own (H5, H10)
 	retries int
 }
 

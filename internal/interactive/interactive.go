@@ -39,7 +39,7 @@ func Begin(ctx context.Context, st *rpc.Stream, node string, req *wire.SessionRe
 	r := &Remote{st: st, from: node}
 	req.Kind = wire.SessionBegin
 	stop := context.AfterFunc(ctx, r.Abort)
-	res, err := r.exchange(req)
+	res, err := r.exchange(req, func() {})
 	switch {
 	case !stop():
 		return nil, ctx.Err()
@@ -54,9 +54,11 @@ func Begin(ctx context.Context, st *rpc.Stream, node string, req *wire.SessionRe
 }
 
 // exchange sends a request and waits for its answer.
-func (r *Remote) exchange(req *wire.SessionRequest) (res wire.SessionResponse, err error) {
+func (r *Remote) exchange(req *wire.SessionRequest, sent func()) (res wire.SessionResponse, err error) {
 	r.buf = req.Append(r.buf[:0])
-	if err := r.st.Send(r.buf); err != nil {
+	err = r.st.Send(r.buf)
+	sent()
+	if err != nil {
 		return res, err
 	}
 	b, err := r.st.Recv() // the rows of the answer alias it
@@ -95,9 +97,9 @@ func (r *Remote) ask(ctx context.Context, req *wire.SessionRequest) engine.StepR
 	if r.over != nil {
 		return engine.StepResult{Err: r.over, Over: true}
 	}
-	c := canceler{st: r.st, answered: make(chan struct{}), done: make(chan struct{})}
+	c := canceler{st: r.st, sent: make(chan struct{}), answered: make(chan struct{}), done: make(chan struct{})}
 	stop := context.AfterFunc(ctx, c.run)
-	resp, err := r.exchange(req)
+	resp, err := r.exchange(req, func() { close(c.sent) })
 	if stop() {
 		return r.take(req, resp, err)
 	}
@@ -117,6 +119,7 @@ func (r *Remote) ask(ctx context.Context, req *wire.SessionRequest) engine.StepR
 // no answer soon.
 type canceler struct {
 	st       *rpc.Stream
+	sent     chan struct{} // closed when the request is on its way
 	answered chan struct{} // closed when there is nothing to stop any more
 	done     chan struct{} // closed when run has returned
 }
@@ -125,6 +128,7 @@ func (c *canceler) run() {
 	defer close(c.done)
 	late := time.AfterFunc(2*engine.CancelGrace, func() { _ = c.st.Close() })
 	defer late.Stop()
+	<-c.sent // a Send that hangs ends with the stream
 	stop := wire.SessionRequest{Kind: wire.SessionCancel}
 	if err := c.st.Send(stop.Append(nil)); err != nil {
 		_ = c.st.Close()
@@ -248,9 +252,11 @@ func carryOut(ctx context.Context, tx Tx, req *wire.SessionRequest) (engine.Step
 // running is the context of what is carried out, which a cancel that arrives meanwhile
 // ends. One that comes too late ends it between two requests: the next has another.
 type running struct {
-	mu   sync.Mutex
-	ctx  context.Context    // guarded by mu: nil before the first request
-	stop context.CancelFunc // guarded by mu
+	mu       sync.Mutex
+	ctx      context.Context    // guarded by mu: nil before the first request
+	stop     context.CancelFunc // guarded by mu
+	waits    bool               // guarded by mu: a request was read ahead and has not begun
+	canceled bool               // guarded by mu: so was its cancel
 }
 
 // begin returns the context of a request.
@@ -260,19 +266,26 @@ func (r *running) begin(ctx context.Context) context.Context {
 	if r.ctx == nil || r.ctx.Err() != nil {
 		r.ctx, r.stop = context.WithCancel(ctx)
 	}
+	if r.waits = false; r.canceled {
+		r.canceled = false
+		r.stop()
+	}
 	return r.ctx
 }
 
 // cancel takes a cancel out of what is read ahead.
 func (r *running) cancel(b []byte) bool {
 	var req wire.SessionRequest
-	if req.Decode(b) != nil || req.Kind != wire.SessionCancel {
-		return false
-	}
+	is := req.Decode(b) == nil && req.Kind == wire.SessionCancel
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ctx != nil {
+	switch {
+	case !is:
+		r.waits = true
+	case r.waits:
+		r.canceled = true
+	case r.ctx != nil:
 		r.stop()
 	}
-	return true
+	return is
 }

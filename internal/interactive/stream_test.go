@@ -366,11 +366,57 @@ func TestACancelThatIsLateStopsNothing(t *testing.T) {
 			if err := st.Send(late); err != nil {
 				t.Fatal(err)
 			}
-			if res, err := r.exchange(req); err != nil || res.Err != nil {
+			if res, err := r.exchange(req, func() {}); err != nil || res.Err != nil {
 				t.Errorf("statement %d: %+v %v", i, res, err)
 			}
 		}
 		r.Abort()
 		ended(t, "the leader's end", tx.aborted)
 	})
+}
+
+// A cancel follows what it is to stop, however early the context ends: the statement ends,
+// and not the transaction.
+func TestACancelDoesNotOvertakeItsStatement(t *testing.T) {
+	each(t, func(t *testing.T, direct bool) {
+		tx := &scripted{aborted: make(chan struct{})}
+		tx.run = func(ctx context.Context, st engine.Statement) engine.StepResult {
+			<-ctx.Done()
+			return engine.StepResult{Err: engine.ErrCanceled}
+		}
+		w := newWorld(t, direct, func(context.Context, *wire.SessionRequest) (Tx, error) { return tx, nil })
+		r, err := w.open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for i := range 100 {
+			if res := r.Run(ctx, engine.Statement{}); !errors.Is(res.Err, engine.ErrCanceled) || res.Over {
+				t.Fatalf("statement %d: %+v", i, res)
+			}
+		}
+		r.Abort()
+		ended(t, "the leader's end", tx.aborted)
+	})
+}
+
+// A cancel that is read while its own statement waits to begin is for that one.
+func TestACancelReadAheadIsForTheStatementBeforeIt(t *testing.T) {
+	message := func(kind uint8) []byte { return (&wire.SessionRequest{Kind: kind}).Append(nil) }
+	var r running
+	first := r.begin(t.Context())
+	if r.cancel(message(wire.SessionRun)) || !r.cancel(message(wire.SessionCancel)) {
+		t.Error("what is no cancel is taken, or what is one is not")
+	}
+	if first.Err() != nil {
+		t.Error("the statement before was stopped")
+	}
+	second := r.begin(t.Context())
+	if second.Err() == nil {
+		t.Error("its own was not")
+	}
+	if third := r.begin(t.Context()); third.Err() != nil {
+		t.Error("so was the next")
+	}
 }

@@ -169,9 +169,12 @@ func (s *directSet) put(d *directConn) {
 // expire ends one that has lain idle for too long, if it still does.
 func (s *directSet) expire(d *directConn) {
 	s.mu.Lock()
-	still := slices.Contains(s.idle, d)
+	i := slices.Index(s.idle, d)
+	if i >= 0 {
+		s.idle = slices.Delete(s.idle, i, i+1) // so that nobody takes it
+	}
 	s.mu.Unlock()
-	if still {
+	if i >= 0 {
 		_ = d.Close()
 	}
 }
