@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/durable"
+	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/wire"
 )
 
@@ -300,5 +301,34 @@ func TestHazard16FileIsMadeWholeOrNotAtAll(t *testing.T) {
 	}
 	if err := Create(path, "db", 4); err == nil {
 		t.Error("another incarnation's file was taken over")
+	}
+}
+
+// Rows that were orphaned while foreign keys were not enforced have SQLite's count of
+// violations fall below zero when they find a parent, and a COMMIT asks whether it is zero.
+func TestHazard04OrphansAreCountedAsCommitCountsThem(t *testing.T) {
+	g := newGroup(t, 3)
+	g.must("CREATE TABLE p(id INTEGER PRIMARY KEY, code UNIQUE); CREATE TABLE c(code REFERENCES p(code) DEFERRABLE INITIALLY DEFERRED)")
+	g.must("INSERT INTO c VALUES(10), (10)")
+	u := unit("INSERT INTO c VALUES(0)")
+	u.ForeignKeys = true
+	u.Statements = append(u.Statements, wire.Statement{SQL: "INSERT INTO p(code) VALUES(10)"})
+	if _, err := g.execUnit(u); !isCode(err, sqlite.Constraint) {
+		t.Errorf("a violation beside orphans that find their parent: %v", err)
+	}
+	s, err := g.dbs[0].Begin(t.Context(), SessionOptions{Modes: Modes{ForeignKeys: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &tx{t, s}
+	x.must("INSERT INTO c VALUES(0)")
+	x.must("INSERT INTO p(code) VALUES(10)")
+	if r := x.commit(); !isCode(r.Err, sqlite.Constraint) || r.Over {
+		t.Errorf("in a session: %+v", r)
+	}
+	x.must("INSERT INTO c VALUES(1)")
+	x.mustCommit()
+	if got := fmt.Sprint(g.query(0, "SELECT code FROM c")); got != "[[10] [10] [0] [1]]" {
+		t.Errorf("got %s", got)
 	}
 }

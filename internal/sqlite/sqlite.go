@@ -325,15 +325,16 @@ func (c *Conn) SetTotalChanges(n int64) {
 }
 
 // DeferredForeignKeys reports whether a COMMIT of the open transaction would fail for a
-// deferred foreign key. It adds the two counts that SQLite adds: a row that was orphaned
-// before foreign keys were enforced takes one away when it goes, so one count can be below
-// zero, and SQLITE_DBSTATUS_DEFERRED_FKS looks at each by itself.
+// deferred foreign key. As SQLite does, it adds two counts and asks whether the sum is zero:
+// each can be below it, because a row that was orphaned before foreign keys were enforced
+// takes one away when it goes or finds a parent. SQLITE_DBSTATUS_DEFERRED_FKS asks whether
+// one of them is above it.
 func (c *Conn) DeferredForeignKeys() (bool, error) {
 	if c.db == 0 {
 		return false, errClosed()
 	}
 	db := at[lib.Tsqlite3](c.db)
-	return db.FnDeferredCons+db.FnDeferredImmCons > 0, nil
+	return db.FnDeferredCons+db.FnDeferredImmCons != 0, nil
 }
 
 // Checkpoint copies frames of the WAL into the database file. walFrames is the
