@@ -49,7 +49,10 @@ func TestDifferential(t *testing.T) {
 	// The odd episodes run on a cluster, through a follower; the even ones on a node alone.
 	for kind, nodes := range []int{1, 3} {
 		t.Run(fmt.Sprintf("%d nodes", nodes), func(t *testing.T) {
-			c := testcluster.New(t, nodes)
+			// Its leader stays, however slow the machine: transactions would end with it.
+			c := testcluster.New(t, nodes, func(_ int, cfg *colmena.Config) {
+				cfg.HeartbeatTimeout, cfg.ElectionTimeout = 5*time.Second, 5*time.Second
+			})
 			node := c.Node(0)
 			if nodes > 1 {
 				node = c.Node(c.Follower())

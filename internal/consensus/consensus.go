@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -53,6 +54,7 @@ type Raft struct {
 	net   raft.Transport
 	raft  *raft.Raft
 	ended chan struct{} // closed when raft has shut down
+	asked atomic.Int32  // how many answers of raft are waited for
 }
 
 const (
@@ -141,6 +143,7 @@ func (r *Raft) hurryElection() error {
 func (r *Raft) Stop(ctx context.Context, unblock func()) error {
 	defer close(r.ended)
 	ended := make(chan error, 1)
+	r.letAnswer()
 	shutdown := r.raft.Shutdown()
 	// Raft waits for its calls before it closes its network, and a peer that hangs, or that
 	// is closing itself and waits for us, answers none until the call's own timeout.
@@ -245,12 +248,12 @@ func (r *Raft) Barrier(ctx context.Context) error {
 	if by, ok := ctx.Deadline(); ok {
 		within = time.Until(by)
 	}
-	return wait(ctx, r.raft.Barrier(within))
+	return r.wait(ctx, r.raft.Barrier(within))
 }
 
 // Snapshot has the machine take a snapshot, if there is anything new.
 func (r *Raft) Snapshot(ctx context.Context) error {
-	err := wait(ctx, r.raft.Snapshot())
+	err := r.wait(ctx, r.raft.Snapshot())
 	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return nil
 	}
@@ -260,29 +263,29 @@ func (r *Raft) Snapshot(ctx context.Context) error {
 // Transfer hands leadership to the voter id, or to the one that is most caught up if id is "".
 func (r *Raft) Transfer(ctx context.Context, id string) error {
 	if id == "" {
-		return wait(ctx, r.raft.LeadershipTransfer())
+		return r.wait(ctx, r.raft.LeadershipTransfer())
 	}
-	return wait(ctx, r.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
+	return r.wait(ctx, r.raft.LeadershipTransferToServer(raft.ServerID(id), raft.ServerAddress(id)))
 }
 
 // AddLearner, AddVoter, Demote and Remove change the configuration and wait until the change is agreed on.
 func (r *Raft) AddLearner(ctx context.Context, id string) error {
-	return wait(ctx, r.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
+	return r.wait(ctx, r.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
 }
 
 // AddVoter makes a node a voter.
 func (r *Raft) AddVoter(ctx context.Context, id string) error {
-	return wait(ctx, r.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
+	return r.wait(ctx, r.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(id), 0, 0))
 }
 
 // Demote makes a voter a learner.
 func (r *Raft) Demote(ctx context.Context, id string) error {
-	return wait(ctx, r.raft.DemoteVoter(raft.ServerID(id), 0, 0))
+	return r.wait(ctx, r.raft.DemoteVoter(raft.ServerID(id), 0, 0))
 }
 
 // Remove takes a node out.
 func (r *Raft) Remove(ctx context.Context, id string) error {
-	return wait(ctx, r.raft.RemoveServer(raft.ServerID(id), 0, 0))
+	return r.wait(ctx, r.raft.RemoveServer(raft.ServerID(id), 0, 0))
 }
 
 // Nudge tells a node of what was committed: it sends what raft itself sends, an AppendEntries without entries. It reports whether that node had the
@@ -299,13 +302,27 @@ func (r *Raft) Nudge(id string, committed wire.Mark) bool {
 }
 
 // wait waits for a future under a context.
-func wait(ctx context.Context, f raft.Future) error {
+func (r *Raft) wait(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	r.asked.Add(1)
+	go func() {
+		defer r.asked.Add(-1)
+		done <- f.Error()
+	}()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// askedGrace is how long raft is left to answer what it was asked before it is ended: what it
+// has not looked at by then it never answers, and whoever waits for that waits for ever.
+const askedGrace = 20 * time.Millisecond
+
+func (r *Raft) letAnswer() {
+	for end := time.Now().Add(askedGrace); r.asked.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
 	}
 }
