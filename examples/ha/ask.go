@@ -10,13 +10,25 @@ import (
 // questionTimeout bounds a question of the supervisor to a node.
 const questionTimeout = 2 * time.Second
 
+// contentTimeout bounds the question for all that a node holds.
+const contentTimeout = 30 * time.Second
+
 // question asks a node something over HTTP.
 func (s *supervisor) question(p *process, path string, into any) error {
+	return s.questionWithin(questionTimeout, p, path, into)
+}
+
+func (s *supervisor) contentOf(p *process) (c content, err error) {
+	err = s.questionWithin(contentTimeout, p, "/content", &c)
+	return c, err
+}
+
+func (s *supervisor) questionWithin(timeout time.Duration, p *process, path string, into any) error {
 	address := p.address()
 	if address == "" {
 		return fmt.Errorf("%s does not run", p.flags.ID)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), questionTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return ask(ctx, http.MethodGet, "http://"+address+path, s.token, nil, into)
 }

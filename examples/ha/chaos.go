@@ -12,12 +12,13 @@ import (
 // chaos has one fault after another happen to the nodes, never to more than one voter at a
 // time; the learner may have one beside it.
 type chaos struct {
-	s      *supervisor
-	record *record
-	rng    *rand.Rand
-	say    func(string, ...any)
-	until  time.Time // when the writing ends
-	worst  map[faultKind]time.Duration
+	s         *supervisor
+	record    *record
+	rng       *rand.Rand
+	say       func(string, ...any)
+	until     time.Time       // when the writing ends
+	interrupt <-chan struct{} // closed when all is to end before that
+	worst     map[faultKind]time.Duration
 }
 
 // faultKind is what happened, and to whom.
@@ -109,6 +110,11 @@ func (c *chaos) round(p plan) error {
 	if err := errors.Join(c.strike(p.main, target, kind.Role), <-beside); err != nil {
 		return err
 	}
+	select {
+	case <-c.interrupt:
+		return nil
+	default:
+	}
 	if err := c.s.waitWell(recoverTimeout); err != nil {
 		return err
 	}
@@ -138,6 +144,9 @@ func (c *chaos) strike(f struck, p *process, role string) error {
 	if err := c.s.do(p.flags.ID, f.do); err != nil || f.undo == "" {
 		return err
 	}
-	time.Sleep(f.lasts)
+	select {
+	case <-time.After(f.lasts):
+	case <-c.interrupt:
+	}
 	return c.s.do(p.flags.ID, f.undo)
 }

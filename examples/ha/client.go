@@ -30,6 +30,8 @@ const (
 	clientPause = 25 * time.Millisecond
 )
 
+const clientText = "written without a page"
+
 // client writes to the log as the page does: over HTTP, each write through a node that it
 // draws.
 type client struct {
@@ -83,13 +85,13 @@ func (c *client) write(id string) {
 		answer, err := c.attempt(p, id, began)
 		switch {
 		case err != nil, answer.Outcome == unknown:
-			c.record.add(id, unknown)
+			c.record.add(id, told{outcome: unknown})
 			return
 		case answer.Outcome == written:
-			c.record.add(id, written)
+			c.record.add(id, told{written, line{answer.Seq, id, clientText, p.flags.ID}})
 			return
 		case time.Since(began) > clientRetries:
-			c.record.add(id, notApplied)
+			c.record.add(id, told{outcome: notApplied})
 			return
 		}
 		not = p.flags.ID
@@ -145,7 +147,7 @@ func (c *client) attempt(p *process, id string, began time.Time) (a writeAnswer,
 			c.owing[p.flags.ID]--
 		}
 	}()
-	body, err := json.Marshal(event{ID: id, Text: "written without a page", Sent: began.UnixMilli(), Until: until.UnixMilli()})
+	body, err := json.Marshal(event{ID: id, Text: clientText, Sent: began.UnixMilli(), Until: until.UnixMilli()})
 	if err != nil {
 		return a, err
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +36,12 @@ func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
 	if err := s.waitWell(recoverTimeout); err != nil {
 		return err
 	}
+	before, err := s.rowsNow()
+	if err != nil {
+		return err
+	}
 	client := newClient(s, fmt.Sprintf("run%d", s.began))
+	interrupt := ctx.Done()
 	ctx, cancel := context.WithTimeout(ctx, h.duration)
 	defer cancel()
 	wrote := make(chan struct{})
@@ -43,8 +50,7 @@ func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
 		client.run(ctx)
 	}()
 	end, _ := ctx.Deadline()
-	c := &chaos{s: s, record: client.record, until: end, rng: rand.New(rand.NewPCG(h.seed, 0)), say: h.say, worst: map[faultKind]time.Duration{}}
-	var err error
+	c := &chaos{s: s, record: client.record, until: end, interrupt: interrupt, rng: rand.New(rand.NewPCG(h.seed, 0)), say: h.say, worst: map[faultKind]time.Duration{}}
 	if h.chaos {
 		h.say("%d nodes run; faults begin, of seed %d", len(s.nodes), h.seed)
 		err = c.run(ctx)
@@ -61,13 +67,33 @@ func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return errors.New("interrupted before the end")
 	}
-	return h.judge(s, client, c)
+	return h.judge(s, client, before, c)
+}
+
+// rowsNow returns the rows that the log has before this run: of every node, since what any
+// node has applied stays.
+func (s *supervisor) rowsNow() ([]line, error) {
+	all := map[int64]line{}
+	for _, p := range s.nodes {
+		var c content
+		err := until(recoverTimeout, "the tables", func() (err error) {
+			c, err = s.contentOf(p)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range c.Rows {
+			all[l.Seq] = l
+		}
+	}
+	return slices.Collect(maps.Values(all)), nil
 }
 
 // convergeTimeout bounds how long the nodes may take to hold the same after the last write.
 const convergeTimeout = 60 * time.Second
 
-func (h *headless) judge(s *supervisor, client *client, c *chaos) error {
+func (h *headless) judge(s *supervisor, client *client, before []line, c *chaos) error {
 	s.network.healAll()
 	held, ids := make([]content, len(s.nodes)), make([]string, len(s.nodes))
 	converged := until(convergeTimeout, "equal", func() error {
@@ -76,25 +102,25 @@ func (h *headless) judge(s *supervisor, client *client, c *chaos) error {
 		}
 		for i, p := range s.nodes {
 			ids[i] = p.flags.ID
-			held[i] = content{}
-			if err := s.question(p, "/content", &held[i]); err != nil {
+			var err error
+			if held[i], err = s.contentOf(p); err != nil {
 				return err
 			}
 			if held[i].Sum == "" || held[i].Sum != held[0].Sum {
-				return fmt.Errorf("%s holds %d rows with checksum %q, %s %d with %q", ids[i], len(held[i].IDs), held[i].Sum, ids[0], len(held[0].IDs), held[0].Sum)
+				return fmt.Errorf("%s holds %d rows with checksum %q, %s %d with %q", ids[i], len(held[i].Rows), held[i].Sum, ids[0], len(held[0].Rows), held[0].Sum)
 			}
 		}
 		return nil
 	})
-	v := judge(client.record.outcomes, held, ids)
+	v := judge(client.record.told, before, held, ids)
 	h.report(v, held, ids, c)
-	return errors.Join(converged, s.crashed(), v.err())
+	return errors.Join(converged, s.crashed(), v.err(), h.refused(v))
 }
 
 func (h *headless) report(v verdict, held []content, ids []string, c *chaos) {
-	fmt.Fprintf(h.out, "\nwrites acknowledged  %d\nunknown              %d, of which %d are in the log\n", v.Written, v.Unknown, v.UnknownWritten)
+	fmt.Fprintf(h.out, "\nwrites acknowledged  %d\nunknown              %d, of which %d are in the log\ngiven up             %d\n", v.Written, v.Unknown, v.UnknownWritten, v.NotApplied)
 	for i, id := range ids {
-		fmt.Fprintf(h.out, "%-20s %d rows, checksum %s\n", id, len(held[i].IDs), held[i].Sum)
+		fmt.Fprintf(h.out, "%-20s %d rows, checksum %s\n", id, len(held[i].Rows), held[i].Sum)
 	}
 	fmt.Fprintf(h.out, "lost                 %d\ndoubled              %d\n", len(v.Lost), len(v.Doubled))
 	if !h.chaos {
@@ -115,6 +141,17 @@ func (h *headless) report(v verdict, held []content, ids []string, c *chaos) {
 	fmt.Fprintln(h.out)
 }
 
+// refused is for writes that did not come about without a reason.
+func (h *headless) refused(v verdict) error {
+	switch {
+	case v.Written == 0:
+		return errors.New("no write was acknowledged")
+	case !h.chaos && v.Unknown+v.NotApplied > 0:
+		return fmt.Errorf("%d writes were given up and of %d the outcome is unknown, though nothing was done to the nodes", v.NotApplied, v.Unknown)
+	}
+	return nil
+}
+
 // err names what is not as it was promised, and some examples.
 func (v verdict) err() error {
 	var errs []error
@@ -122,7 +159,7 @@ func (v verdict) err() error {
 		what string
 		list []string
 	}{
-		{"acknowledged writes are not on every node", v.Lost}, {"writes happened twice", v.Doubled},
+		{"acknowledged writes are not on every node", v.Lost}, {"acknowledged rows are not as they were written", v.Altered}, {"writes happened twice", v.Doubled},
 		{"writes happened of which the library said that they were not applied", v.Ghosts}, {"nodes differ from the first", v.Different},
 	} {
 		if n := len(bad.list); n > 0 {

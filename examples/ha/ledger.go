@@ -78,8 +78,16 @@ func (a *application) doubled(ctx context.Context) ([]string, error) {
 
 // content is all that a node has applied.
 type content struct {
-	IDs []string `json:"ids"` // of the log's rows, in their order
-	Sum string   `json:"sum"` // over every column of every table
+	Rows []line `json:"rows"` // of the log, in their order
+	Sum  string `json:"sum"`  // over every column of every table
+}
+
+// line is a row of the log as it was written.
+type line struct {
+	Seq      int64  `json:"seq"`
+	ID       string `json:"id"`
+	Text     string `json:"text"`
+	Received string `json:"received"`
 }
 
 func (a *application) serveContent(w http.ResponseWriter, r *http.Request) {
@@ -104,14 +112,13 @@ func (a *application) content(ctx context.Context) (c content, err error) {
 	defer rows.Close()
 	sum := sha256.New()
 	for rows.Next() {
-		var e event
-		var seq int64
-		var by string
-		if err := rows.Scan(&seq, &e.ID, &e.Text, &by, &e.Sent); err != nil {
+		var l line
+		var sent int64
+		if err := rows.Scan(&l.Seq, &l.ID, &l.Text, &l.Received, &sent); err != nil {
 			return c, err
 		}
-		c.IDs = append(c.IDs, e.ID)
-		fmt.Fprintf(sum, "%d %q %q %q %d\n", seq, e.ID, e.Text, by, e.Sent)
+		c.Rows = append(c.Rows, l)
+		fmt.Fprintf(sum, "%d %q %q %q %d\n", l.Seq, l.ID, l.Text, l.Received, sent)
 	}
 	if err := rows.Err(); err != nil {
 		return c, err

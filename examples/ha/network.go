@@ -238,6 +238,7 @@ func (w *network) pump(l *link, dst io.Writer, src io.Reader, from, to string) {
 			}
 		}
 		if err != nil {
+			w.await(l, from, to) // nor does the end of what it says arrive
 			return
 		}
 	}

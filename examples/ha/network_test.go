@@ -114,3 +114,43 @@ func TestStrangersAreNotCarried(t *testing.T) {
 		t.Errorf("a stranger was let in: %v", err)
 	}
 }
+
+// TestCutHoldsBackTheEndOfAConnection: a node that dies while it is cut off is not heard to.
+func TestCutHoldsBackTheEndOfAConnection(t *testing.T) {
+	w := newTestNetwork(t)
+	ended := make(chan struct{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	w.setTarget("b", l.Addr().String())
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(conn, conn)
+		close(ended)
+	}()
+	conn, err := dialAs("a")(t.Context(), w.addr("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !talk(t, conn) {
+		t.Fatal("nothing passes at first")
+	}
+	w.cut("a", true, true)
+	_ = conn.Close()
+	select {
+	case <-ended:
+		t.Error("the other side heard of the end")
+	case <-time.After(150 * time.Millisecond):
+	}
+	w.healAll()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("it did not hear of it when it was healed")
+	}
+}

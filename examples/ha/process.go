@@ -28,8 +28,9 @@ type process struct {
 	paused bool
 	http   string // where it answers HTTP
 	pid    int
-	told   bool // it was told to end
-	alone  int  // how often it ended without that
+	told   bool  // it was told to end
+	exit   error // how it ended, once ended is closed
+	alone  int   // how often it ended without that
 }
 
 // started is what a node writes on its standard output when it listens.
@@ -131,11 +132,12 @@ func (p *process) start() (bind string, err error) {
 		}
 		_, _ = io.Copy(io.Discard, stdout) // until it ends
 		close(listens)
-		_ = cmd.Wait() // how it ended is told by its log
+		err := cmd.Wait()
 		p.set(func() {
 			if !p.told {
 				p.alone++
 			}
+			p.exit = err
 			close(ended)
 		})
 	}()
@@ -226,6 +228,9 @@ func (p *process) stop() error {
 	select {
 	case <-p.ended:
 		_ = p.stdin.Close()
+		if p.exit != nil {
+			return fmt.Errorf("%s did not end in good order: %w: its log %s tells why", p.flags.ID, p.exit, p.logFile())
+		}
 		return nil
 	case <-time.After(stopTimeout):
 		tellWhere(p.cmd.Process)

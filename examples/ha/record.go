@@ -8,18 +8,24 @@ import (
 
 // record is what a client was told of its writes.
 type record struct {
-	mu       sync.Mutex
-	outcomes map[string]outcome // by ID
-	acks     []time.Time        // of each acknowledged write, ascending
+	mu   sync.Mutex
+	told map[string]told // by ID
+	acks []time.Time     // of each acknowledged write, ascending
 }
 
-func newRecord() *record { return &record{outcomes: map[string]outcome{}} }
+// told is the outcome of a write, and its row if it was acknowledged.
+type told struct {
+	outcome
+	row line
+}
 
-func (r *record) add(id string, o outcome) {
+func newRecord() *record { return &record{told: map[string]told{}} }
+
+func (r *record) add(id string, t told) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.outcomes[id] = o
-	if o == written {
+	r.told[id] = t
+	if t.outcome == written {
 		r.acks = append(r.acks, time.Now())
 	}
 }
@@ -45,55 +51,68 @@ func longestWait(acks []time.Time, from, to time.Time) (longest time.Duration) {
 type verdict struct {
 	Written, Unknown, NotApplied int      // as the client was told
 	UnknownWritten               int      // of Unknown: what is in the log after all
-	Lost                         []string // acknowledged, and not on every node
+	Lost                         []string // acknowledged, now or before this run, and not on every node
+	Altered                      []string // acknowledged, and not what was written
 	Doubled                      []string // more than once on some node
 	Ghosts                       []string // said to be not applied, and there
 	Different                    []string // nodes that hold something else than the first
 }
 
-// judge compares what a client was told with what each node holds.
-func judge(told map[string]outcome, held []content, nodes []string) verdict {
+// judge compares what a client was told, and the rows that were there before, with what each
+// node holds.
+func judge(record map[string]told, before []line, held []content, nodes []string) verdict {
 	var v verdict
-	counts := make([]map[string]int, len(held))
+	on := make([]map[string]line, len(held))
 	for i, c := range held {
-		counts[i] = map[string]int{}
-		for _, id := range c.IDs {
-			counts[i][id]++
-			if counts[i][id] == 2 && !slices.Contains(v.Doubled, id) {
-				v.Doubled = append(v.Doubled, id)
+		on[i] = make(map[string]line, len(c.Rows))
+		for _, l := range c.Rows {
+			if _, again := on[i][l.ID]; again && !slices.Contains(v.Doubled, l.ID) {
+				v.Doubled = append(v.Doubled, l.ID)
 			}
+			on[i][l.ID] = l
 		}
-		if c.Sum != held[0].Sum || len(c.IDs) != len(held[0].IDs) {
+		if c.Sum != held[0].Sum || len(c.Rows) != len(held[0].Rows) {
 			v.Different = append(v.Different, nodes[i])
 		}
 	}
-	on := func(id string) (n int) {
-		for _, c := range counts {
-			n += min(c[id], 1)
-		}
-		return n
+	there := func(id string) bool {
+		return slices.ContainsFunc(on, func(rows map[string]line) bool { _, ok := rows[id]; return ok })
 	}
-	for id, o := range told {
-		switch o {
+	must := func(want line) {
+		lost, altered := false, false
+		for _, rows := range on {
+			got, ok := rows[want.ID]
+			lost, altered = lost || !ok, altered || ok && got != want
+		}
+		if lost {
+			v.Lost = append(v.Lost, want.ID)
+		}
+		if altered {
+			v.Altered = append(v.Altered, want.ID)
+		}
+	}
+	for _, l := range before {
+		must(l)
+	}
+	for id, t := range record {
+		switch t.outcome {
 		case written:
 			v.Written++
-			if on(id) < len(held) {
-				v.Lost = append(v.Lost, id)
-			}
+			must(t.row)
 		case notApplied:
 			v.NotApplied++
-			if on(id) > 0 {
+			if there(id) {
 				v.Ghosts = append(v.Ghosts, id)
 			}
 		default:
 			v.Unknown++
-			if on(id) > 0 {
+			if there(id) {
 				v.UnknownWritten++
 			}
 		}
 	}
-	slices.Sort(v.Lost)
-	slices.Sort(v.Doubled)
-	slices.Sort(v.Ghosts)
+	for _, list := range [][]string{v.Lost, v.Altered, v.Doubled, v.Ghosts} {
+		slices.Sort(list)
+	}
 	return v
 }

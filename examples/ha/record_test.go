@@ -9,37 +9,69 @@ import (
 
 // TestVerdictNamesWhatIsWrong plants each kind of fault among writes that are well.
 func TestVerdictNamesWhatIsWrong(t *testing.T) {
-	told := map[string]outcome{"a": written, "b": written, "c": unknown, "d": unknown, "e": notApplied}
+	row := func(id string) line { return line{ID: id, Text: "as it was written"} }
+	record := map[string]told{"a": {written, row("a")}, "b": {written, row("b")}, "c": {outcome: unknown}, "d": {outcome: unknown}, "e": {outcome: notApplied}}
 	nodes := []string{"node-1", "node-2"}
-	held := func(first, second string) []content {
-		split := func(s string) content { return content{IDs: strings.Split(s, ""), Sum: s} }
-		return []content{split(first), split(second)}
+	// A capital stands for a row with another text.
+	split := func(s string) content {
+		c := content{Sum: s}
+		for _, id := range strings.Split(s, "") {
+			l := row(strings.ToLower(id))
+			if l.ID != id {
+				l.Text = "garbage"
+			}
+			c.Rows = append(c.Rows, l)
+		}
+		return c
 	}
 	for _, tt := range []struct {
 		what, first, second string
 		want                verdict
 	}{
-		{"all well", "abd", "abd", verdict{}},
-		{"lost on every node", "ad", "ad", verdict{Lost: []string{"b"}}},
-		{"lost on one node", "abd", "ad", verdict{Lost: []string{"b"}, Different: []string{"node-2"}}},
-		{"doubled", "abdb", "abdb", verdict{Doubled: []string{"b"}}},
-		{"unknown and doubled", "abdd", "abdd", verdict{Doubled: []string{"d"}}},
-		{"not applied and there", "abde", "abde", verdict{Ghosts: []string{"e"}}},
-		{"in another order", "abd", "bad", verdict{Different: []string{"node-2"}}},
-		{"nothing there", "", "", verdict{Lost: []string{"a", "b"}}},
+		{"all well", "abdz", "abdz", verdict{}},
+		{"lost on every node", "adz", "adz", verdict{Lost: []string{"b"}}},
+		{"lost on one node", "abdz", "adz", verdict{Lost: []string{"b"}, Different: []string{"node-2"}}},
+		{"lost of an earlier run", "abd", "abd", verdict{Lost: []string{"z"}}},
+		{"altered", "aBdz", "aBdz", verdict{Altered: []string{"b"}}},
+		{"altered of an earlier run", "abdZ", "abdZ", verdict{Altered: []string{"z"}}},
+		{"doubled", "abdbz", "abdbz", verdict{Doubled: []string{"b"}}},
+		{"unknown and doubled", "abddz", "abddz", verdict{Doubled: []string{"d"}}},
+		{"not applied and there", "abdez", "abdez", verdict{Ghosts: []string{"e"}}},
+		{"in another order", "abdz", "badz", verdict{Different: []string{"node-2"}}},
+		{"nothing there", "", "", verdict{Lost: []string{"a", "b", "z"}}},
 	} {
-		v := judge(told, held(tt.first, tt.second), nodes)
+		v := judge(record, []line{row("z")}, []content{split(tt.first), split(tt.second)}, nodes)
 		if v.Written != 2 || v.Unknown != 2 || v.NotApplied != 1 {
 			t.Errorf("%s: counted %+v", tt.what, v)
 		}
 		if in := strings.Contains(tt.first, "d"); (v.UnknownWritten == 1) != in {
 			t.Errorf("%s: %d unknown writes are in the log", tt.what, v.UnknownWritten)
 		}
-		if !slices.Equal(v.Lost, tt.want.Lost) || !slices.Equal(v.Doubled, tt.want.Doubled) || !slices.Equal(v.Ghosts, tt.want.Ghosts) || !slices.Equal(v.Different, tt.want.Different) {
+		if !slices.Equal(v.Lost, tt.want.Lost) || !slices.Equal(v.Altered, tt.want.Altered) || !slices.Equal(v.Doubled, tt.want.Doubled) || !slices.Equal(v.Ghosts, tt.want.Ghosts) || !slices.Equal(v.Different, tt.want.Different) {
 			t.Errorf("%s: %+v, want %+v", tt.what, v, tt.want)
 		}
 		if well := tt.what == "all well"; (v.err() == nil) != well {
 			t.Errorf("%s: %v", tt.what, v.err())
+		}
+	}
+}
+
+// TestRunWithoutWritesIsNoSuccess: nothing is lost where nothing was written.
+func TestRunWithoutWritesIsNoSuccess(t *testing.T) {
+	for _, tt := range []struct {
+		chaos bool
+		v     verdict
+		well  bool
+	}{
+		{true, verdict{Unknown: 9}, false},
+		{false, verdict{NotApplied: 9}, false},
+		{false, verdict{Written: 9, Unknown: 1}, false},
+		{false, verdict{Written: 9, NotApplied: 1}, false},
+		{true, verdict{Written: 9, Unknown: 1, NotApplied: 1}, true},
+		{false, verdict{Written: 9}, true},
+	} {
+		if err := (&headless{chaos: tt.chaos}).refused(tt.v); (err == nil) != tt.well {
+			t.Errorf("%+v: %v", tt, err)
 		}
 	}
 }

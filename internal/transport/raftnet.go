@@ -33,8 +33,10 @@ type raftNet struct {
 
 	heartbeat atomic.Pointer[func(raft.RPC)]
 
-	stopped  chan struct{}
-	stopOnce sync.Once
+	dialing     context.Context // ends with Close
+	stopDialing context.CancelFunc
+	stopped     chan struct{}
+	stopOnce    sync.Once
 
 	mu   sync.Mutex
 	pool map[string][]*raftConn // idle connections by node ID, oldest first
@@ -60,8 +62,9 @@ const (
 )
 
 func newRaftNet(t *Transport, localID string) *raftNet {
+	dialing, stopDialing := context.WithCancel(t.ctx)
 	return &raftNet{
-		t:       t,
+		t: t, dialing: dialing, stopDialing: stopDialing,
 		localID: localID,
 		rpcs:    make(chan raft.RPC),
 		stopped: make(chan struct{}),
@@ -94,6 +97,7 @@ func (n *raftNet) SetHeartbeatHandler(f func(raft.RPC)) {
 // for the goroutines. Idempotent.
 func (n *raftNet) Close() error {
 	n.stopOnce.Do(func() { close(n.stopped) })
+	n.stopDialing()
 	n.mu.Lock()
 	clear(n.pool)
 	n.mu.Unlock()
@@ -173,7 +177,7 @@ func (n *raftNet) get(id string, deadline time.Time) (c *raftConn, pooled bool, 
 	if c := n.takeIdle(id); c != nil {
 		return c, true, nil
 	}
-	ctx, cancel := context.WithDeadline(n.t.ctx, deadline)
+	ctx, cancel := context.WithDeadline(n.dialing, deadline)
 	defer cancel()
 	pc, err := n.t.dialNode(ctx, id, wire.PurposeRaft)
 	if err != nil {
@@ -417,8 +421,10 @@ type pipeline struct {
 	sent chan *appendFuture
 	done chan raft.AppendFuture
 
-	stopped  chan struct{}
-	stopOnce sync.Once
+	dialing     context.Context // ends with Close
+	stopDialing context.CancelFunc
+	stopped     chan struct{}
+	stopOnce    sync.Once
 }
 
 // AppendEntries implements raft.AppendPipeline.
