@@ -421,10 +421,8 @@ type pipeline struct {
 	sent chan *appendFuture
 	done chan raft.AppendFuture
 
-	dialing     context.Context // ends with Close
-	stopDialing context.CancelFunc
-	stopped     chan struct{}
-	stopOnce    sync.Once
+	stopped  chan struct{}
+	stopOnce sync.Once
 }
 
 // AppendEntries implements raft.AppendPipeline.
