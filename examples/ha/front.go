@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -63,18 +64,9 @@ func (p *pageListener) serve(ctx context.Context, s *supervisor) error {
 // what the page's buttons say.
 func (s *supervisor) handler() http.Handler {
 	mux := http.NewServeMux()
-	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, p := range s.nodes {
-			if state, _ := p.state(); state == stateRunning {
-				s.proxy(p).ServeHTTP(w, r)
-				return
-			}
-		}
-		http.Error(w, "no node of the demo runs: start it again", http.StatusServiceUnavailable)
-	})
-	mux.Handle("GET /{$}", page)
-	mux.Handle("GET /page.css", page)
-	mux.Handle("GET /page.js", page)
+	mux.HandleFunc("GET /{$}", s.servePage)
+	mux.HandleFunc("GET /page.css", s.servePage)
+	mux.HandleFunc("GET /page.js", s.servePage)
 	mux.Handle("GET /facts", withToken(s.token, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.facts()) })))
 	mux.HandleFunc("/node/{id}/{path}", func(w http.ResponseWriter, r *http.Request) {
 		p := s.byID[r.PathValue("id")]
@@ -86,6 +78,53 @@ func (s *supervisor) handler() http.Handler {
 	})
 	mux.Handle("POST /node/{id}/do/{action}", withToken(s.token, http.HandlerFunc(s.serveAction)))
 	return guard(s.token, mux)
+}
+
+// pageTimeout bounds the wait for one node's answer with the page. A node may stand still
+// without the supervisor's knowledge, as who has a terminal can stop it.
+const pageTimeout = time.Second
+
+// servePage has the page from the first node that answers.
+func (s *supervisor) servePage(w http.ResponseWriter, r *http.Request) {
+	why := "no node of the demo runs: start it again"
+	for _, p := range s.nodes {
+		if state, _ := p.state(); state != stateRunning || p.address() == "" {
+			continue
+		}
+		header, body, err := s.pageOf(r.Context(), p, r.URL.Path)
+		if err != nil {
+			why = "no node of the demo answers: " + err.Error()
+			continue
+		}
+		for _, name := range []string{"Content-Type", "Cache-Control"} {
+			if v := header.Get(name); v != "" {
+				w.Header().Set(name, v)
+			}
+		}
+		_, _ = w.Write(body) // whoever asked is gone
+		return
+	}
+	http.Error(w, why, http.StatusServiceUnavailable)
+}
+
+func (s *supervisor) pageOf(ctx context.Context, p *process, path string) (http.Header, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address()+path, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.Header.Set(tokenHeader, s.token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answered %s", p.flags.ID, resp.Status)
+	}
+	return resp.Header, body, err
 }
 
 func (s *supervisor) serveAction(w http.ResponseWriter, r *http.Request) {
@@ -102,7 +141,8 @@ func (s *supervisor) serveAction(w http.ResponseWriter, r *http.Request) {
 
 // guard keeps other web sites out, which the same browser may have open: the name that was
 // asked for must be a loopback one, so that no other name can be made to lead here, and what
-// changes something must come from the page itself and bring its token.
+// changes something must come from the page itself and bring its token. Questions need no
+// token, so what a browser sends for another site is refused, but for a link to the page.
 func guard(token string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		u, err := url.Parse("http://" + r.Host)
@@ -111,6 +151,10 @@ func guard(token string, next http.Handler) http.Handler {
 			return
 		}
 		if origin := r.Header.Get("Origin"); origin != "" && origin != "http://"+r.Host {
+			http.Error(w, "this demo answers its own page only", http.StatusForbidden)
+			return
+		}
+		if site := r.Header.Get("Sec-Fetch-Site"); (site == "cross-site" || site == "same-site") && !opensPage(r) {
 			http.Error(w, "this demo answers its own page only", http.StatusForbidden)
 			return
 		}
@@ -124,6 +168,12 @@ func guard(token string, next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		next.ServeHTTP(w, r)
 	})
+}
+
+// opensPage tells whether a browser shows the answer to its user, in a tab of its own, and to
+// no other page.
+func opensPage(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.URL.Path == "/" && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
 }
 
 // proxy carries a request to a node. Its errors say whether the node may have got it.

@@ -20,6 +20,8 @@ const (
 	card    = `document.getElementById(%q)`
 	healthy = `[...document.querySelectorAll('.card')].every(c => c.dataset.health === 'well')`
 	verdict = `[document.getElementById('lost').textContent, document.getElementById('doubled').textContent].join()`
+
+	acknowledged = `Number(document.getElementById('acked').textContent.replace(/\D/g, ''))`
 )
 
 func TestPageGoesOnWhenNodesBreak(t *testing.T) {
@@ -83,6 +85,70 @@ func TestPageGoesOnWhenNodesBreak(t *testing.T) {
 	b.until("all nodes hold the same again", healthy+` && `+sameEverywhere)
 	b.until("it is resolved", `[...document.querySelectorAll('#trouble li:not(.open)')].some(l => /an open question.*it was (not written|written, once)/.test(l.textContent))`)
 	b.until("nothing is unknown, lost or doubled", `document.getElementById('unknown').textContent === '0' && `+verdict+` === '0,0'`)
+	if len(b.problems) > 0 {
+		t.Errorf("the page's script: %v", b.problems)
+	}
+}
+
+func TestPageStaysUsableWithoutAMajority(t *testing.T) {
+	b := openBrowser(t)
+	b.look(1280, 800, "light")
+	b.do(chromedp.Navigate(startDemo(t)))
+	b.until("there is a leader, all nodes are well and the log was compared", leader+` !== '' && `+healthy+` && `+newest+` >= 3 && `+verdict+` === '0,0'`)
+
+	// A reload, and so a tab that was duplicated, keeps what was acknowledged and writes under another name.
+	name, acked := eval[string](b, `book.own.name`), eval[int](b, acknowledged)
+	b.do(chromedp.Reload())
+	b.until("the page writes again", fmt.Sprintf(`document.readyState === 'complete' && !!book.own && %s > %d`, acknowledged, acked))
+	if again := eval[string](b, `book.own.name`); again == name {
+		t.Errorf("after a reload the page writes as %s again", name)
+	}
+
+	hide := `Object.defineProperty(document, 'hidden', {value: %t, configurable: true}), document.dispatchEvent(new Event('visibilitychange')), stream.readyState === EventSource.CLOSED`
+	if !eval[bool](b, fmt.Sprintf(hide, true)) {
+		t.Error("a hidden page has a stream")
+	}
+	if eval[bool](b, fmt.Sprintf(hide, false)) {
+		t.Error("a page that is shown again has no stream")
+	}
+
+	// Two voters end at once. What was under way has an unknown end; what comes later has not.
+	eval[bool](b, `(async () => {
+		window.most = 0;
+		const real = window.fetch;
+		let now = 0;
+		window.fetch = async (url, ...rest) => {
+			if (!String(url).endsWith('/write')) return real(url, ...rest);
+			window.most = Math.max(window.most, ++now);
+			try { return await real(url, ...rest); } finally { now--; }
+		};
+		await Promise.all(['node-1', 'node-2'].map((id) => act(document.getElementById(id), 'kill')));
+		return true;
+	})()`)
+	b.until("nobody leads", `leads() === ''`)
+	writeThrough(b, "node-3", "to nobody")
+	b.until("writes are refused", `[...document.querySelectorAll('#trouble li')].some(l => l.textContent.includes('no leader'))`)
+	b.until("the page says that nothing was compared", `document.getElementById('lost').classList.contains('stale') && document.querySelector('.age').textContent.includes('not compared for')`)
+	b.shoot("stale")
+	if ms := eval[float64](b, `(async () => { const began = performance.now(); await act(document.getElementById('node-4'), 'cut'); return performance.now() - began; })()`); ms > 1000 {
+		t.Errorf("a button was answered after %.0f ms", ms)
+	}
+	if most := eval[int](b, `window.most`); most > 3 {
+		t.Errorf("%d writes were under way at once", most)
+	}
+	if n := eval[int](b, `Number(document.getElementById('unknown').textContent)`); n > 3 {
+		t.Errorf("%d writes are unknown", n)
+	}
+	eval[bool](b, `Promise.all([act(document.getElementById('node-1'), 'restart'), act(document.getElementById('node-4'), 'cut')]).then(() => true)`)
+	b.until("there is a leader again", leader+` !== ''`)
+	b.until("a line of one's own that waited is written", `[...document.querySelectorAll('#rows tr')].some(r => r.cells[1].textContent === 'to nobody')`)
+
+	// The node that is shown cannot compare while it is cut off; others can.
+	eval[bool](b, `act(document.getElementById('node-4'), 'show').then(() => act(document.getElementById('node-4'), 'cut')).then(() => true)`)
+	b.until("the log is compared nevertheless", `from === 'node-4' && views.get('node-4').deaf && performance.now() - compared < 1000 && !document.getElementById('lost').classList.contains('stale')`)
+	writeThrough(b, "node-3", "heard")
+	b.until("what became of a line of one's own is announced", `document.querySelector('#announcer[role=status]').textContent.includes('“heard”: written through node-3')`)
+	b.until("nothing is lost or doubled", `document.getElementById('unknown').textContent === '0' && `+verdict+` === '0,0'`)
 	if len(b.problems) > 0 {
 		t.Errorf("the page's script: %v", b.problems)
 	}

@@ -8,18 +8,23 @@ const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 
 const PACE = 2000, FAST_PACE = 150, FAST_FOR = 8000; // between two writes; after a button was pressed
 const PATIENCE = 6000; // for an answer to one attempt
+const SLOTS = 3; // writes under way at once: of a browser's six connections to a host, the others are for the stream, the ledger and the buttons
 const TRY_FOR = 30000; // how long a write that was not applied is sent again
 const SILENCE = 2500; // of a stream, after which another node is asked
 const STUCK = 200; // after which a write counts as one that waits, and others are sent to see
 const OUTAGE = 350; // a shorter wait is none
 const SETTLED = 10000; // after an attempt's end: what is not in the log then was not written
+const ASK_FOR = 3500; // one node to compare with the log
+const STALE = 10000; // a comparison that is older says nothing of now
+const NAMES = 20; // earlier loads of this page whose writes are still compared
 
 const seconds = (ms) => (ms < 9950 ? (ms / 1000).toFixed(ms < 995 ? 2 : 1) : Math.round(ms / 1000)) + " s";
 const time = new Intl.DateTimeFormat(undefined, { hourCycle: "h23", hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-// The stream. It comes from one node, and from another when that one falls silent.
+// The stream. It comes from one node, and from another when that one falls silent. A page that
+// is hidden has none and writes nothing: all tabs share the browser's connections to a host.
 
-let from = demo.node, stream, heard = 0, overview, views = new Map();
+let from = demo.node, stream, heard = 0, views = new Map();
 
 function connect(id) {
   if (stream) stream.close();
@@ -27,6 +32,7 @@ function connect(id) {
   heard = performance.now();
   $("from").textContent = id;
   showFrom();
+  if (document.hidden) return;
   stream = new EventSource(`/node/${id}/events`);
   const live = (handle) => (e) => { heard = performance.now(); handle(JSON.parse(e.data)); };
   stream.addEventListener("nodes", live(showNodes));
@@ -38,7 +44,7 @@ let moving = false;
 async function moveOn() {
   if (moving) return;
   moving = true;
-  stream.close();
+  stream?.close();
   const next = ids[(ids.indexOf(from) + 1) % ids.length];
   await sleep(150);
   moving = false;
@@ -46,7 +52,14 @@ async function moveOn() {
 }
 
 let answered = performance.now();
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return stream?.close();
+  answered = performance.now();
+  connect(from);
+});
+
 setInterval(() => {
+  if (document.hidden) return;
   const now = performance.now();
   if (now - heard > SILENCE) moveOn();
   banner("silence", now - answered > 6000 ? "No node has answered for some seconds. If the demo was stopped, start it again: this page will find it." : "");
@@ -65,17 +78,18 @@ function announce(text) { $("announcer").textContent = text; }
 // The nodes.
 
 let leader = "";
+const leads = () => [...views.values()].find((v) => v.status?.ready && v.process === "running")?.id ?? "";
+
 function showNodes(o) {
   answered = performance.now();
   if (String(o.run) !== demo.run) return location.reload(); // another run has another token
-  overview = o;
   for (const v of o.nodes) {
     const before = views.get(v.id);
     views.set(v.id, v);
     if (v.process === "running" && before && before.process !== "running") avoid.delete(v.id);
   }
   showCards();
-  const now = o.nodes.find((v) => v.status?.ready && v.process === "running")?.id ?? "";
+  const now = leads();
   if (now && now !== leader) {
     if (leader) announce(`${now} leads now`);
     leader = now;
@@ -186,6 +200,7 @@ function showLog(rows) {
   const first = newest === 0;
   $("rows").replaceChildren(...rows.slice(0, 30).map((r) => {
     const tr = document.createElement("tr");
+    tr.setAttribute("role", "row"); // a grid, which rows are on a phone, has no role
     if (!first && r.seq > newest) tr.className = "fresh";
     tr.dataset.id = r.id;
     tr.append(cell(r.seq), cell(r.text), cell(who(r.received)), cell(r.applied ? who(r.applied) : "unknown", r.term ? ` term ${r.term}` : ""), cell(time.format(r.sent)));
@@ -196,6 +211,7 @@ function showLog(rows) {
 
 function cell(content, extra = "") {
   const td = document.createElement("td");
+  td.setAttribute("role", "cell");
   td.append(content);
   if (extra) {
     const span = document.createElement("span");
@@ -215,30 +231,38 @@ function who(id) {
   return span;
 }
 
-// The book of this page's writes, which a reload does not lose.
+// The book of this page's writes, which a reload does not lose. Every load writes under a
+// name of its own: a tab that was duplicated has a copy of the other's book.
 
-const book = {
-  cluster: "", client: "", next: 1, acked: [], open: openBook,
-  unknown: new Map(), // number → when its last attempt ends
-};
+const book = { cluster: "", own: null, earlier: [], open: openBook };
+
+// newAccount keeps what became of the writes of one name, by their numbers.
+const newAccount = () => ({
+  name: "page" + crypto.getRandomValues(new Uint32Array(2)).reduce((name, part) => name + part.toString(36), ""),
+  next: 1, acked: [],
+  found: [], // not acknowledged, but seen in the log
+  unknown: [], // and when the last attempt ends
+  lost: 0,
+});
 
 function openBook(cluster) {
   if (book.cluster === cluster) return;
   const saved = JSON.parse(sessionStorage.getItem("colmena-ha") ?? "null");
-  const same = saved?.cluster === cluster;
   book.cluster = cluster;
-  book.client = same ? saved.client : "page" + crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
-  book.next = same ? saved.next : 1;
-  book.acked = same ? saved.acked : [];
-  book.unknown = new Map(same ? saved.unknown : []);
+  book.earlier = saved?.cluster === cluster ? (saved.accounts ?? []).slice(-NAMES) : [];
+  book.own = newAccount();
   saveBook();
 }
 
+const accounts = () => [...book.earlier, book.own];
+
 function saveBook() {
-  sessionStorage.setItem("colmena-ha", JSON.stringify({ cluster: book.cluster, client: book.client, next: book.next, acked: book.acked, unknown: [...book.unknown] }));
-  $("acked").textContent = count(book.acked).toLocaleString();
-  $("unknown").textContent = book.unknown.size;
-  $("unknown").className = book.unknown.size ? "bad" : "";
+  const kept = accounts().filter((a) => a.acked.length || a.found.length || a.unknown.length);
+  sessionStorage.setItem("colmena-ha", JSON.stringify({ cluster: book.cluster, accounts: kept }));
+  const unknown = kept.reduce((sum, a) => sum + a.unknown.length, 0);
+  $("acked").textContent = kept.reduce((sum, a) => sum + count(a.acked), 0).toLocaleString();
+  $("unknown").textContent = unknown;
+  $("unknown").className = unknown ? "bad" : "";
 }
 
 const count = (ranges) => ranges.reduce((sum, [a, b]) => sum + b - a + 1, 0);
@@ -262,16 +286,24 @@ let fastUntil = 0, lastAck = 0;
 const owing = new Set(); // nodes that owe an answer for longer than a moment
 const avoid = new Map(); // node → {until, pause} after it did not take a write
 const pending = new Map(); // number → when it was first sent
+const underWay = { auto: 0, own: 0 };
 const hurry = () => { fastUntil = performance.now() + FAST_FOR; };
 const stuck = () => [...pending.values()].some((since) => performance.now() - since > STUCK);
 
 (async function writeOn() {
   for (;;) {
     const began = performance.now();
-    if (book.client && overview) write(phrase(), "");
+    if (book.own && !document.hidden && free("auto")) write(phrase(), "");
     do await sleep(50); while (performance.now() - began < (performance.now() < fastUntil || stuck() ? FAST_PACE : PACE));
   }
 })();
+
+// free tells whether a write may begin. Without a leader all writes wait: one more than the
+// first is enough to see when that ends, and leaves a slot for the visitor's own lines.
+function free(kind) {
+  if (underWay.auto + underWay.own >= SLOTS) return false;
+  return kind === "own" ? underWay.own === 0 : underWay.auto < (leads() ? SLOTS : SLOTS - 1);
+}
 
 const things = ["the tide at the pier", "a bee at hive 7", "rain on the roof", "the 9:41 to the coast", "a door in the east wing", "a kettle on the boil",
   "the lamp on buoy 12", "a knock at the gate", "wind over the ridge", "the night shift"];
@@ -279,45 +311,69 @@ const phrase = () => "saw " + things[Math.floor(Math.random() * things.length)];
 
 function choose(not) {
   const now = performance.now(), any = (list) => list[Math.floor(Math.random() * list.length)];
-  return any(ids.filter((id) => id !== not && !owing.has(id) && !((avoid.get(id)?.until ?? 0) > now))) ?? any(ids.filter((id) => id !== not));
+  const others = ids.filter((id) => id !== not), quiet = others.filter((id) => !owing.has(id));
+  return any(quiet.filter((id) => !((avoid.get(id)?.until ?? 0) > now))) ?? any(quiet) ?? any(others);
 }
 
 // write sends an event until it is acknowledged or its outcome is unknown. What was
 // certainly not applied is sent again, through another node; what is unknown never is.
 async function write(text, through, own = false) {
-  const n = book.next++, id = `${book.client}-${n}`, began = performance.now(), sent = Date.now();
-  pending.set(n, began);
-  saveBook();
-  const item = trouble(n, own ? `“${text}”` : `event ${n}`);
+  const account = book.own, n = account.next++, id = `${account.name}-${n}`, asked = performance.now(), sent = Date.now();
+  const item = trouble(n, own ? `“${text}”` : `event ${n}`, own);
+  if (!own) underWay.auto++;
   let via = through || choose("");
-  for (;;) {
-    const end = Date.now() + PATIENCE;
+  for (let tries = 1; ; tries++) {
+    if (own && !(await slot(asked, item))) {
+      item.close("given up", "it was not applied");
+      break;
+    }
+    if (!pending.has(n)) pending.set(n, performance.now());
+    const began = pending.get(n), end = Date.now() + PATIENCE;
     const a = await attempt(via, { id, text, sent, until: end });
+    if (own) underWay.own--;
     if (a.outcome === "written") {
-      acknowledged(n, began, via, item);
+      avoid.delete(via);
+      acknowledged(account, n, began, via, item);
       break;
     }
     const rest = avoid.get(via)?.pause ?? 1500;
     avoid.set(via, { until: performance.now() + rest, pause: Math.min(2 * rest, 24000) });
     if (a.outcome !== "not applied") {
-      book.unknown.set(n, end);
+      account.unknown.push([n, end]);
       saveBook();
       item.open("unknown", a.error ?? `${via} did not answer`, "it may have happened, the log will tell");
       sample(performance.now() - began, true);
       break;
     }
-    if (performance.now() - began > TRY_FOR) {
+    if (performance.now() - asked > TRY_FOR) {
       item.close("given up", "it was not applied");
       sample(performance.now() - began, true);
       break;
     }
-    if (via === through) await sleep(300);
     const next = through || choose(via);
     const why = a.error.replace(/^colmena: /, "");
     item.open("refused", why.startsWith(via) ? why : `${via}: ${why}`, `sent again through ${next}`);
+    if (next === via || tries > 1) await sleep(300);
     via = next;
   }
+  if (!own) underWay.auto--;
   pending.delete(n);
+}
+
+// slot waits until an own line may be sent, and takes its place. It is false when that took
+// too long.
+async function slot(asked, item) {
+  for (const began = performance.now(); !free("own"); await sleep(50)) {
+    const now = performance.now();
+    if (now - asked > TRY_FOR) return false;
+    if (now - began > STUCK && !item.waits) {
+      item.waits = true;
+      item.open("waits", "other writes are under way", "it has not been sent yet");
+    }
+  }
+  item.waits = false;
+  underWay.own++;
+  return true;
 }
 
 async function attempt(via, e) {
@@ -338,9 +394,9 @@ async function attempt(via, e) {
 // waiting is for how long a write has waited while none was acknowledged.
 const waiting = () => (pending.size ? performance.now() - Math.max(lastAck, Math.min(...pending.values())) : 0);
 
-function acknowledged(n, began, via, item) {
+function acknowledged(account, n, began, via, item) {
   const now = performance.now(), wait = waiting();
-  add(book.acked, n);
+  add(account.acked, n);
   saveBook();
   sample(now - began, false);
   if (wait > OUTAGE) outage(wait);
@@ -363,10 +419,11 @@ function showOutage() {
 setInterval(showOutage, 200);
 
 // trouble is a line about a write that was not simply acknowledged; it is shown when there is
-// something to say, and for a while after that has been resolved.
+// something to say, and for a while after that has been resolved. What became of the visitor's
+// own lines is also announced.
 const TROUBLES = 3, RESOLVED_FOR = 10000;
-function trouble(n, name) {
-  let li, cause;
+function trouble(n, name, own) {
+  let li, cause, told;
   const say = (what, text, open) => {
     li ??= document.createElement("li");
     const b = document.createElement("b");
@@ -379,52 +436,87 @@ function trouble(n, name) {
     if (all.length > TROUBLES) (all.slice(1).findLast((one) => !one.classList.contains("open")) ?? all.at(-1)).remove();
   };
   const close = (what, text) => {
+    if (own) announce(`${name}: ${text}`);
     if (!li) return;
     say(what, `${name}: ${cause}; ${text}`, false);
     setTimeout(() => li.remove(), RESOLVED_FOR);
   };
   lines.set(n, close);
   if (lines.size > 200) lines.delete(lines.keys().next().value);
-  return { close, open: (what, text, then) => { cause = text; say(what, `${name}: ${text}; ${then}`, true); } };
+  const open = (what, text, then) => {
+    if (own && what !== told) announce(`${name} ${what}: ${text}; ${then}`);
+    told = what;
+    cause = text;
+    say(what, `${name}: ${text}; ${then}`, true);
+  };
+  return { close, open };
 }
 const lines = new Map(); // number → how its line ends
 
 // Looking: what became of writes that were not answered, and whether the log has all that
 // were acknowledged, once.
 
+let compared = performance.now();
 (async function look() {
-  for (let pause = 1000; ; pause = book.unknown.size ? 1000 : 4000) {
-    await sleep(pause);
-    if (!book.client) continue;
-    const acked = structuredClone(book.acked), asked = Date.now();
-    try {
-      const resp = await fetch(`/node/${from}/ledger?client=${book.client}`, { signal: AbortSignal.timeout(PATIENCE) });
-      if (resp.ok) compare(acked, asked, await resp.json());
-    } catch { /* this node cannot tell now; the next question may go to another */ }
+  for (let turn = 0; ; turn++) {
+    await sleep(book.own?.unknown.length ? 1000 : 4000);
+    if (!book.own || document.hidden) continue;
+    if (!(await compare(book.own))) continue;
+    compared = performance.now();
+    if (book.earlier.length) await compare(book.earlier[turn % book.earlier.length]);
   }
 })();
 
-function compare(acked, asked, log) {
-  let lost = 0;
-  for (const [a, b] of acked) for (let n = a; n <= b; n++) if (!has(log.have, n)) lost++;
-  verdict("lost", lost);
-  verdict("doubled", log.doubled.length);
-  for (const [n, end] of [...book.unknown]) {
-    if (has(log.have, n)) {
-      add(book.acked, n);
-      lines.get(n)?.("resolved", "it was written, once");
-    } else if (asked > end + SETTLED) {
-      lines.get(n)?.("resolved", "it was not written");
-    } else continue;
-    book.unknown.delete(n);
+// whom returns all nodes, the likeliest to answer first.
+function whom() {
+  const worth = (id) => (id === leads()) * 4 + (views.get(id)?.process === "running") * 2 + (id === from);
+  return [...ids].sort((a, b) => worth(b) - worth(a));
+}
+
+async function compare(account) {
+  for (const id of whom()) {
+    const { acked, found } = structuredClone(account), asked = Date.now();
+    try {
+      const resp = await fetch(`/node/${id}/ledger?client=${account.name}`, { signal: AbortSignal.timeout(ASK_FOR) });
+      if (!resp.ok) continue;
+      judge(account, [...acked, ...found], asked, await resp.json());
+      return true;
+    } catch { /* this node cannot tell now */ }
   }
+  return false;
+}
+
+// judge compares what was known before the question with the log.
+function judge(account, known, asked, log) {
+  account.lost = 0;
+  for (const [a, b] of known) for (let n = a; n <= b; n++) if (!has(log.have, n)) account.lost++;
+  account.unknown = account.unknown.filter(([n, end]) => {
+    const close = account === book.own ? lines.get(n) : undefined;
+    if (has(log.have, n)) {
+      add(account.found, n);
+      close?.("resolved", "it was written, once");
+    } else if (asked > end + SETTLED) {
+      close?.("resolved", "it was not written");
+    } else return true;
+    return false;
+  });
   saveBook();
+  verdict("lost", accounts().reduce((sum, a) => sum + a.lost, 0));
+  verdict("doubled", log.doubled.length);
 }
 
 function verdict(id, n) {
-  $(id).textContent = n;
+  put($(id), n);
   $(id).className = n ? "bad" : "good";
 }
+
+setInterval(() => {
+  const age = performance.now() - compared, stale = age > STALE;
+  for (const one of document.querySelectorAll(".age")) {
+    put(one, stale ? `not compared for ${uptime(age)}` : "");
+    one.previousElementSibling.classList.toggle("stale", stale);
+  }
+}, 500);
 
 // The chart: one bar for each write, on a logarithmic scale from 1 ms to 10 s.
 
@@ -469,7 +561,7 @@ function draw() {
 $("write").addEventListener("submit", (e) => {
   e.preventDefault();
   const text = $("text").value.trim();
-  if (!text || !book.client) return;
+  if (!text || !book.own) return;
   write(text, $("through").value, true);
   $("text").value = "";
 });
