@@ -51,6 +51,12 @@ func TestNodesEndWithTheirSupervisor(t *testing.T) {
 	if got := strings.Join(states, " "); got != "down paused running running" {
 		t.Fatalf("the nodes are %s", got)
 	}
+	// The system lets go on who is stopped when the supervisor ends, not who stops after that.
+	for deadline := time.Now().Add(10 * time.Second); !isIn("T", all[1].PID); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("node-2 was not stopped")
+		}
+	}
 	if err := demo.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +64,7 @@ func TestNodesEndWithTheirSupervisor(t *testing.T) {
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		var left []string
 		for _, f := range all {
-			if f.PID != 0 && syscall.Kill(f.PID, 0) == nil && !isZombie(f.PID) {
+			if f.PID != 0 && syscall.Kill(f.PID, 0) == nil && !isIn("Z", f.PID) {
 				left = append(left, f.ID)
 			}
 		}
@@ -94,9 +100,9 @@ func tokenOf(t *testing.T, page string) string {
 	return ""
 }
 
-// isZombie reports whether a process has ended and nobody has waited for it, which is what
-// becomes of an orphan where process 1 is no init.
-func isZombie(pid int) bool {
-	state, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
-	return err == nil && strings.HasPrefix(strings.TrimSpace(string(state)), "Z")
+// isIn reports whether a process is in a state: T is stopped, and Z has ended and nobody has
+// waited for it, which is what becomes of an orphan where process 1 is no init.
+func isIn(state string, pid int) bool {
+	is, err := exec.Command("ps", "-o", "stat=", "-p", strconv.Itoa(pid)).Output()
+	return err == nil && strings.HasPrefix(strings.TrimSpace(string(is)), state)
 }
