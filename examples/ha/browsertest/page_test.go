@@ -163,5 +163,5 @@ func writeThrough(b *browser, node, text string) {
 // sameEverywhere counts and compares the rows of all nodes, each as that node has them.
 const sameEverywhere = `(async () => {
 	const all = await Promise.all(ids.map(async (id) => (await fetch('/node/' + id + '/content')).json()));
-	return all.every((c) => c.sum && c.sum === all[0].sum && c.ids.length === all[0].ids.length);
+	return all.every((c) => c.sum && c.sum === all[0].sum && c.rows.length === all[0].rows.length);
 })()`
