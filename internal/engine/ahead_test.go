@@ -335,7 +335,7 @@ func TestHazard10EpochDoesNotWaitForAStatementAhead(t *testing.T) {
 	defer cancel()
 	told := make(chan StepResult, 1)
 	go func() { told <- x.s.Run(ctx, Statement{Statement: wire.Statement{SQL: endlessElsewhere}}) }()
-	time.Sleep(20 * time.Millisecond)
+	o.eventually("the statement to be taken", func(*DB) bool { return x.s.lastSQL == endlessElsewhere && len(x.s.asked) == 0 })
 	began := time.Now()
 	o.arrive()
 	if took := time.Since(began); took > 200*time.Millisecond {

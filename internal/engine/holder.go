@@ -13,9 +13,9 @@ import (
 // the units that have finished in the open epoch, under the unit savepoint, and each of its
 // statements ran under another one. Finished units must not wait for its client to think.
 // So after a moment its work is undone (parked), the epoch is proposed with what has
-// finished, and in the next epoch its statements run again, first of all and on the very
-// state that they ran on before (resumed). Queries are answered from memory, so no cursor
-// spans a cut (H8).
+// finished, and its statements run again, first of all and on the very state that they ran
+// on before (resumed): while that epoch is on its way (ahead.go), or in the next. Queries
+// are answered from memory, so no cursor spans a cut (H8).
 //
 // What a session is told must not rest on units that may not win: a statement's error, a
 // rollback and a commit that changed nothing are answered when what they rest on is

@@ -23,9 +23,9 @@ const MaxStreamsDefault = 4096
 
 // Handler serves one stream. Its ctx ends when the caller closes the stream (which is
 // noticed within awayMax of the handler's last Recv), the connection dies, the caller's
-// deadline passes or the server closes; it must return soon after. What it returns reaches the caller: a *wire.Error as such, a
-// context's error as ErrTimeout or ErrCanceled, any other as ErrInternal with its
-// text. st is closed when it returns.
+// deadline passes or the server closes; it must return soon after. What it returns reaches
+// the caller: a *wire.Error as such, a context's error as ErrTimeout or ErrCanceled, any
+// other as ErrInternal with its text. st is closed when it returns.
 type Handler func(ctx context.Context, peer wire.Hello, st *Stream) error
 
 // ServerConfig configures a Server. The zero value is usable.
