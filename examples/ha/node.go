@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -76,7 +77,9 @@ func (a *application) serve(ctx context.Context, node *colmena.Node) error {
 		return err
 	}
 	// Streams end with the node: a server that shuts down waits for its requests.
-	server := &http.Server{Handler: a.handler(), BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 5 * time.Second}
+	var reserve unused
+	server := &http.Server{Handler: a.handler(), BaseContext: func(net.Listener) context.Context { return ctx }, ReadHeaderTimeout: 5 * time.Second, ConnState: reserve.note}
+	server.RegisterOnShutdown(reserve.close)
 	go func() { _ = server.Serve(listener) }()
 	if err := json.NewEncoder(os.Stdout).Encode(started{Bind: node.Addr(), HTTP: listener.Addr().String()}); err != nil {
 		return err
@@ -86,4 +89,37 @@ func (a *application) serve(ctx context.Context, node *colmena.Node) error {
 	end, cancel := context.WithTimeout(context.Background(), writeTimeout)
 	defer cancel()
 	return server.Shutdown(end)
+}
+
+// unused are connections on which nothing was asked yet. Clients open some in reserve, and a
+// server that shuts down would wait for them as it does for requests under way.
+type unused struct {
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+	over  bool
+}
+
+func (u *unused) note(c net.Conn, state http.ConnState) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(u.conns, c)
+	case u.over:
+		_ = c.Close()
+	default:
+		if u.conns == nil {
+			u.conns = map[net.Conn]bool{}
+		}
+		u.conns[c] = true
+	}
+}
+
+func (u *unused) close() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.over = true
+	for c := range u.conns {
+		_ = c.Close()
+	}
 }

@@ -229,7 +229,7 @@ func (p *process) stop() error {
 	case <-p.ended:
 		_ = p.stdin.Close()
 		if p.exit != nil {
-			return fmt.Errorf("%s did not end in good order: %w: its log %s tells why", p.flags.ID, p.exit, p.logFile())
+			return fmt.Errorf("%s did not end in good order: %w: %s (its log is %s)", p.flags.ID, p.exit, p.lastWords(), p.logFile())
 		}
 		return nil
 	case <-time.After(stopTimeout):
