@@ -283,7 +283,6 @@ func (n *Node) serve() error {
 	n.cleanup.Add(n.stopGroup)
 	n.group.Go("raft", func(ctx context.Context) { n.raft.Watch(ctx, n.lead.RaftChanged) })
 	n.group.Go("leadership", n.lead.Run)
-	n.group.Go("hooks", func(ctx context.Context) { n.hooks.Run(ctx, n.onApply) })
 	n.group.Go("nudge", n.nudges.Run)
 	n.group.Go("revive", n.intake.Run)
 	if n.cfg.Setup != nil {
@@ -291,6 +290,7 @@ func (n *Node) serve() error {
 			return err
 		}
 	}
+	n.group.Go("hooks", func(ctx context.Context) { n.hooks.Run(ctx, n.onApply) })
 	if n.net != nil {
 		n.net.Serve()
 		n.group.Go("membership", n.members.Run)

@@ -156,11 +156,15 @@ type Config struct {
 	// OnApply is called after each replicated write, in the order of the log across all
 	// databases, one call at a time and off the apply path: a slow one delays later
 	// events, and a database that lags delays those of others. See ApplyEvent.
+	//
+	// It may be called before New has returned, but not before Setup has: a hook that needs
+	// the Node takes it from there.
 	OnApply func(ApplyEvent)
-	// OnEvent is called when something happens an operator should know of. It must not
-	// block for long.
+	// OnEvent is called when something happens an operator should know of, perhaps before
+	// New has returned. It must not block for long.
 	OnEvent func(Event)
-	// Setup runs before the port opens: register handlers there.
+	// Setup runs before the port opens and before OnApply is called: register handlers
+	// there. What it writes is told to OnApply after it. If it fails, so does New.
 	Setup func(*Node) error
 
 	trailingLogs uint64 // set by tests only

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mentasystems/colmena"
 	"github.com/mentasystems/colmena/internal/testcluster"
@@ -141,5 +142,35 @@ func TestEntriesThatWereMissedAreAGapOnceTheyAreApplied(t *testing.T) {
 	inOrder(t, follower, seen.all())
 	if got := summary(nodes[c.Leader()].all()); got != "a:CREATE b:CREATE b:INSERT a:INSERT b:DELETE" {
 		t.Errorf("the leader's events are %s", got)
+	}
+}
+
+// OnApply may use what Setup has made.
+func TestOnApplyComesAfterSetup(t *testing.T) {
+	var node *colmena.Node // without a lock
+	events := make(chan string, 10)
+	n, err := colmena.New(colmena.Config{
+		DataDir: t.TempDir(),
+		Setup: func(n *colmena.Node) error {
+			if _, err := n.DB().Exec("CREATE TABLE t(v)"); err != nil {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond) // a moment for it to be told
+			node = n
+			return nil
+		},
+		OnApply: func(e colmena.ApplyEvent) { events <- node.ID() + ":" + e.Statements[0] },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	select {
+	case got := <-events:
+		if want := n.ID() + ":CREATE TABLE t(v)"; got != want {
+			t.Errorf("%q was told, not %q", got, want)
+		}
+	case <-limit(t).Done():
+		t.Fatal("nothing was told")
 	}
 }

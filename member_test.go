@@ -60,10 +60,14 @@ func TestNonvoterStaysOne(t *testing.T) {
 	if m := member(t, c.Node(0), i); m.Voter || m.Promoting {
 		t.Errorf("the learner is %+v", m)
 	}
+	if role := c.Node(i).Status().Role; role != "learner" {
+		t.Errorf("the role of the learner is %q", role)
+	}
 	if err := c.Node(i).AddVoter(limit(t), c.Node(i).ID()); err != nil {
 		t.Fatal(err)
 	}
 	c.WaitVoters(4)
+	c.Until("the role is a voter's", func() bool { r := c.Node(i).Status().Role; return r == "follower" || r == "leader" })
 }
 
 // member is a node as another one knows it; its ID is empty if it is none.

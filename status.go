@@ -27,7 +27,7 @@ func (c *nodeCounters) read(level ConsistencyLevel) {
 // Status is what a node knows of itself and of its cluster. It asks no other node.
 type Status struct {
 	NodeID, ClusterID, Incarnation, Addr string
-	Role                                 string // leader, follower, candidate or shutdown, as raft says
+	Role                                 string // leader, candidate, follower, learner (a follower that has no vote) or shutdown
 	Ready                                bool   // it leads and takes writes
 	Term                                 uint64
 	Leader                               string // ID of the leader, "" while none is known
@@ -65,7 +65,7 @@ type FormatStatus struct{ Oldest, Newest, Writes uint16 }
 // Status returns the node's present state. It may be called after Close.
 func (n *Node) Status() Status {
 	s := Status{NodeID: n.id.NodeID, ClusterID: n.id.ClusterID(), Incarnation: n.id.Incarnation}
-	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), n.raft.State(), n.IsLeader(), n.raft.Term()
+	s.Addr, s.Role, s.Ready, s.Term = n.Addr(), n.raft.Role(), n.IsLeader(), n.raft.Term()
 	s.Leader, _, _ = n.lead.Leader()
 	s.AppliedIndex, s.CommitIndex, s.Members, s.Halted = n.AppliedIndex(), n.raft.Committed(), n.membersHere(), n.haltedErr()
 	s.Format = FormatStatus{members.FormatMin, members.FormatMax, n.members.WriteFormat()}

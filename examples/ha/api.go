@@ -114,7 +114,7 @@ type nodeStatus struct {
 	Halted   string `json:"halted,omitempty"`
 }
 
-// roleLearner is the role of a follower that does not vote.
+// roleLearner is colmena's name for the role of a follower that has no vote.
 const roleLearner = "learner"
 
 // status asks no other node.
@@ -123,11 +123,6 @@ func (a *application) status(ctx context.Context) nodeStatus {
 	out := nodeStatus{
 		ID: s.NodeID, Cluster: s.ClusterID, Role: s.Role, Ready: s.Ready, Term: s.Term, Leader: s.Leader, Applied: s.AppliedIndex,
 		UptimeMS: time.Since(a.began).Milliseconds(),
-	}
-	for _, m := range s.Members {
-		if m.ID == s.NodeID && !m.Voter && s.Role == "follower" {
-			out.Role = roleLearner
-		}
 	}
 	if s.Halted != nil {
 		out.Halted = s.Halted.Error()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -201,8 +202,13 @@ func (r *Raft) Leader() string {
 	return string(id)
 }
 
-// State says what the node is: leader, follower, candidate or shutdown.
-func (r *Raft) State() string { return strings.ToLower(r.raft.State().String()) }
+// Role is leader, candidate, follower, learner (a follower without a vote) or shutdown.
+func (r *Raft) Role() string {
+	if state := r.raft.State(); state != raft.Follower || !slices.ContainsFunc(r.Servers(), func(s membership.Server) bool { return s.ID == r.cfg.NodeID && !s.Voter }) {
+		return strings.ToLower(state.String())
+	}
+	return "learner"
+}
 
 // LastContact is when the leader was heard, zero for never.
 func (r *Raft) LastContact() time.Time { return r.raft.LastContact() }

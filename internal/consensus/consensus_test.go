@@ -129,8 +129,8 @@ func TestNodeAloneLeadsAtOnceAndDeliversInOrder(t *testing.T) {
 		if d := time.Since(began); d > 250*time.Millisecond {
 			t.Errorf("it led after %v", d)
 		}
-		if r.Leader() != "a" || r.State() != "leader" || len(r.Others()) != 0 || !slices.Equal(r.Voters(), []string{"a"}) {
-			t.Errorf("leader %q, %s, others %v, voters %v", r.Leader(), r.State(), r.Others(), r.Voters())
+		if r.Leader() != "a" || r.Role() != "leader" || len(r.Others()) != 0 || !slices.Equal(r.Voters(), []string{"a"}) {
+			t.Errorf("leader %q, %s, others %v, voters %v", r.Leader(), r.Role(), r.Others(), r.Voters())
 		}
 		for i := range 3 {
 			if err := propose(t, r, fmt.Sprint(i)); err != nil {

@@ -50,5 +50,5 @@ func (s *Service) resolve(ctx context.Context, db string, id wire.RequestID, low
 	case errors.Is(err, engine.ErrNotFound):
 		return wire.Mark{}, s.errs.Statement(&engine.AbortedError{Reason: engine.AbortLeader, Cause: why})
 	}
-	return wire.Mark{}, s.errs.Lost(err, "commit: %v; asked again: %s", why, plain(err))
+	return wire.Mark{}, s.errs.Lost(err, "commit: %s; asked again: %s", plain(why), plain(err))
 }

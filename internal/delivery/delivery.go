@@ -104,7 +104,7 @@ func (s *Service) notNumbered(err error) error {
 		if errors.Is(err, s.errs.Closed) || errors.Is(err, s.errs.NotApplied) {
 			return err
 		}
-		return s.errs.Refused(err, "write: %v", err)
+		return s.errs.Refused(err, "write: %s", plain(err))
 	}
 	return s.errs.Refused(s.causes(err), "write: asking the cluster for a number to write under: %s", plain(err))
 }
@@ -120,8 +120,10 @@ func (s *Service) causes(err error) error {
 	return errors.Join(found...)
 }
 
+// plain is an error's text for a place within another's.
 func plain(err error) string {
-	return strings.TrimSuffix(strings.TrimPrefix(err.Error(), "colmena: "), UnknownEnding)
+	s := strings.TrimSuffix(strings.TrimPrefix(err.Error(), "colmena: "), UnknownEnding)
+	return strings.ReplaceAll(strings.ReplaceAll(s, "\n", "; "), "; colmena: ", "; ")
 }
 
 // send sends a unit until it is decided. sent says that some attempt may have been applied. The error is the caller's, but for an expired request.
@@ -191,7 +193,7 @@ func (s *Service) fence(ctx context.Context, db string, u wire.Unit, failed wire
 	case errors.Is(err, engine.ErrNotFound):
 		return failed, s.decided(failure)
 	}
-	return failed, s.errs.Lost(err, "write: %v; asked again: %s", failure, plain(err))
+	return failed, s.errs.Lost(err, "write: %s; asked again: %s", plain(failure), plain(err))
 }
 
 func (s *Service) attempt(ctx context.Context, leader string, local bool, db string, u wire.Unit) (res wire.UnitResult, maybe bool, err error) {
@@ -221,7 +223,7 @@ func (s *Service) giveUp(sent bool, err, last error) error {
 	reasons := []string{}
 	for _, e := range []error{err, last, s.cfg.Halted()} {
 		if e != nil {
-			reasons = append(reasons, strings.ReplaceAll(strings.TrimPrefix(e.Error(), "colmena: "), "\n", "; "))
+			reasons = append(reasons, plain(e))
 		}
 	}
 	cause := errors.Join(err, last)
@@ -269,7 +271,7 @@ func (s *Service) notBegun(ctx context.Context, err, last error) error {
 		err = s.errs.Leaderless(ctx, err)
 	}
 	if last != nil {
-		return s.errs.Refused(errors.Join(err, last), "begin: %v: %v", err, last)
+		return s.errs.Refused(errors.Join(err, last), "begin: %s: %s", plain(err), plain(last))
 	}
-	return s.errs.Refused(err, "begin: %v", err)
+	return s.errs.Refused(err, "begin: %s", plain(err))
 }

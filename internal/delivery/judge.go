@@ -41,7 +41,7 @@ func (s *Service) judged(err error) bool {
 // decided makes the caller's error of one that says the write was not applied.
 func (s *Service) decided(err error) error {
 	if errors.Is(err, engine.ErrCanceled) {
-		return s.errs.Refused(err, "write: %v", err)
+		return s.errs.Refused(err, "write: %s", plain(err))
 	}
 	return s.errs.User(err)
 }

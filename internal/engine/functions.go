@@ -275,7 +275,7 @@ func (e *LackError) Error() string {
 func (l *Library) check(needs string) error {
 	for item := range strings.Lines(needs) {
 		if len(item) < 4 {
-			return fmt.Errorf("engine: an entry needs %q, which is no function or collation", item)
+			return fmt.Errorf("an entry needs %q, which is no function or collation", item)
 		}
 		kind, name := parseItem(item)
 		if have := l.item(kind, name); have != item {

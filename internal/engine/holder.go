@@ -378,7 +378,7 @@ func (d *DB) rollbackSession(e *epoch, s *Session, r *sessionRequest) sessionFat
 	return sessionEnded
 }
 
-var errSessionDone = errors.New("engine: the transaction has ended")
+var errSessionDone = errors.New("the transaction has ended")
 
 // answerWith answers an end that changed nothing with the epoch it rests on.
 func (d *DB) answerWith(e *epoch, s *Session, r *sessionRequest) {

@@ -66,7 +66,7 @@ func (e *AbortedError) Error() string {
 func (e *AbortedError) Unwrap() error { return e.Cause }
 
 // ErrNotFound answers Unit.Req.Resolve: the request was not applied, and never will be.
-var ErrNotFound = errors.New("engine: the request was not applied")
+var ErrNotFound = errors.New("the request was not applied")
 
 // SessionOptions are what a session begins with.
 type SessionOptions struct {

@@ -86,7 +86,7 @@ func (d *DB) undoEpoch(e *epoch, rest []*Unit) {
 			continue
 		}
 		if u.retries++; u.retries > maxRetries {
-			u.Err = fmt.Errorf("engine: gave up after running the unit %d times: %w", u.retries, ErrNotLeading)
+			u.Err = fmt.Errorf("gave up after running it %d times: %w", u.retries, ErrNotLeading)
 			d.finish(u)
 			continue
 		}

@@ -13,20 +13,20 @@ import (
 // Outcomes of a unit that are not SQL errors. The node makes the user's errors of them.
 var (
 	// ErrNotLeading: this node does not lead; the unit was not applied.
-	ErrNotLeading = errors.New("engine: not leading")
+	ErrNotLeading = errors.New("this node leads no more")
 	// ErrUnknown: leadership was lost after the unit was proposed. Submitting it
 	// again with the same request ID, to a leader that has applied its log, tells.
-	ErrUnknown = errors.New("engine: outcome unknown")
+	ErrUnknown = errors.New("leadership was lost before the outcome was known")
 	// ErrExpired: the request ID is older than what the replicated memory holds.
-	ErrExpired = errors.New("engine: request too old to tell whether it was applied")
+	ErrExpired = errors.New("the request is too old to tell whether it was applied")
 	// ErrHalted: this replica has stopped; see DB.Err.
-	ErrHalted = errors.New("engine: this replica has stopped")
+	ErrHalted = errors.New("this replica has stopped")
 	// ErrClosed: the database was closed.
-	ErrClosed = errors.New("engine: closed")
+	ErrClosed = errors.New("the database is closed")
 	// ErrCanceled: the unit was withdrawn before it ran to its end; not applied.
-	ErrCanceled = errors.New("engine: canceled")
+	ErrCanceled = errors.New("canceled")
 	// ErrTimeout: the unit ran longer than it may; not applied.
-	ErrTimeout = errors.New("engine: statement took too long")
+	ErrTimeout = errors.New("the statement took too long")
 )
 
 // fenced is the outcome that is remembered of a request that was asked for (Resolve) when
@@ -42,7 +42,7 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	return "engine: " + e.What + " is larger than the limit"
+	return e.What + " is larger than the limit"
 }
 
 const (

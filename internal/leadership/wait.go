@@ -2,6 +2,8 @@ package leadership
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"time"
 )
 
@@ -52,9 +54,21 @@ func (o *Office) Await(ctx context.Context, deadline time.Time) (id string, loca
 			return id, local, nil
 		}
 		if err := o.Pause(ctx, watch, deadline); err != nil {
-			return "", false, err
+			return "", false, o.explain(err)
 		}
 	}
+}
+
+// explain adds to a wait for a leader that was in vain what must be for there to be one.
+func (o *Office) explain(err error) error {
+	if err != o.cfg.NoLeader {
+		return err
+	}
+	who := "it has not heard of a cluster yet"
+	if voters := o.cfg.Raft.Voters(); len(voters) > 0 {
+		who = fmt.Sprintf("%d of the voters %s must run and reach one another", len(voters)/2+1, strings.Join(voters, ", "))
+	}
+	return fmt.Errorf("%w: node %s found none within %v: %s", o.cfg.NoLeader, o.cfg.NodeID, max(o.cfg.Wait, 0), who)
 }
 
 // Pause waits for a change, a moment, and at most until deadline.
