@@ -10,14 +10,15 @@ import (
 	"github.com/mentasystems/colmena"
 )
 
-// TestDBIsThereAtOnce holds the time that DB takes, at the median of several: 20 ms. Most
-// of it the disk takes; it may be busy with something else, so there are more rounds.
+// TestDBIsThereAtOnce holds the time that DB takes: 20 ms, at the lower quartile of several,
+// since a disk and processors that are busy with something else only ever add to it. For
+// the same reason there are more rounds.
 func TestDBIsThereAtOnce(t *testing.T) {
 	const most, rounds, times = 20 * time.Millisecond, 5, 15
 	if raceDetector {
 		t.Skip("SQLite is 35 to 50 times slower under the race detector")
 	}
-	var median time.Duration
+	var quartile time.Duration
 	for range rounds {
 		var took []time.Duration
 		for range times {
@@ -29,12 +30,12 @@ func TestDBIsThereAtOnce(t *testing.T) {
 			}
 		}
 		slices.Sort(took)
-		median = took[times/2]
-		if t.Logf("median %v, longest %v", median, took[times-1]); median <= most {
+		quartile = took[times/4]
+		if t.Logf("lower quartile %v, longest %v", quartile, took[times-1]); quartile <= most {
 			return
 		}
 	}
-	t.Errorf("DB takes %v at the median, at most %v is right", median, most)
+	t.Errorf("DB takes %v at the lower quartile, at most %v is right", quartile, most)
 }
 
 // TestDBsOfParallelTestsAreApart holds that each test has a database of its own, as many
