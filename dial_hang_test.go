@@ -2,6 +2,7 @@ package colmena_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -156,4 +157,31 @@ func TestDeposedLeaderEndsWhatItReplicated(t *testing.T) {
 	}
 	wantNumber(t, c.Node(deposed), colmena.Strong, 1, "SELECT count(*) FROM t")
 	prompt(t, "closing the deposed leader", 5*time.Second, func() { c.Stop(deposed) })
+}
+
+// TestCommitEndsWithTheContextOfItsBegin holds that a commit of which nobody decides returns
+// when the context of its transaction ends, on the leader and through a follower, and does
+// not say that it was not applied.
+func TestCommitEndsWithTheContextOfItsBegin(t *testing.T) {
+	c, d := newDammedCluster(t)
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	for _, pick := range []func() int{c.Leader, c.Follower} {
+		leader, n := c.Leader(), c.Node(pick())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		tx, err := n.DB().BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Fatal(err)
+		}
+		d.shut(c.Node(leader).ID())
+		prompt(t, "a commit", 3*time.Second, func() { err = tx.Commit() })
+		if n == c.Node(leader) && (!errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, colmena.ErrOutcomeUnknown) || colmena.SafeToRetry(err)) {
+			t.Errorf("a commit without a majority: %v", err)
+		}
+		cancel()
+		d.open()
+		c.WaitReady()
+	}
 }

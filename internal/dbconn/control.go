@@ -45,10 +45,7 @@ func (c *conn) control(ctx context.Context, s sqltext.Control, query string) err
 	case sqltext.Begin:
 		return c.errs.control("cannot start a transaction within a transaction")
 	case sqltext.Commit:
-		if t, ok := c.tx.(*writeTx); ok {
-			return t.commit()
-		}
-		return c.tx.Commit()
+		return c.tx.commit(ctx)
 	case sqltext.Rollback:
 		return c.tx.Rollback()
 	}
@@ -58,7 +55,7 @@ func (c *conn) control(ctx context.Context, s sqltext.Control, query string) err
 		return err
 	}
 	if s.Kind == sqltext.Release && t.saved && len(t.opened) > 0 && t.find(s.Name) == 0 {
-		return t.commit()
+		return t.commit(ctx)
 	}
 	if _, err := t.run(ctx, sqltext.Other, query, nil, false); err != nil {
 		return err

@@ -37,6 +37,7 @@ type host struct {
 	closed   atomic.Bool
 	buffers  bool
 	lose     bool // writes and commits fail
+	hang     bool // and hang until their context ends
 	detached int
 }
 
@@ -87,9 +88,22 @@ func (h *host) Buffers(context.Context) bool { return h.buffers }
 
 func (h *host) Write(ctx context.Context, u wire.Unit) (wire.UnitResult, error) {
 	if h.lose {
-		return wire.UnitResult{}, errLost
+		return wire.UnitResult{}, h.lost(ctx)
 	}
 	return h.db.Exec(ctx, u)
+}
+
+// lost is the error of what is lost.
+func (h *host) lost(ctx context.Context) error {
+	if !h.hang {
+		return errLost
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(10 * time.Second):
+		return errLost
+	}
 }
 
 // cursor is a query that gives its reader back.
@@ -164,7 +178,7 @@ func (h *host) Begin(ctx context.Context, o engine.SessionOptions) (Session, err
 func (h *host) Commit(ctx context.Context, s Session) (over bool, err error) {
 	if h.lose {
 		s.Abort()
-		return true, errLost
+		return true, h.lost(ctx)
 	}
 	res := s.Commit(ctx, wire.RequestID{}, 0)
 	return res.Err == nil || res.Over, res.Err
