@@ -42,7 +42,7 @@ func (n *Node) beginHere(ctx context.Context, db string, o engine.SessionOptions
 
 func (n *Node) beginThere(ctx context.Context, leader, db string, o engine.SessionOptions) (interactive.Tx, error) {
 	// The stream lives as long as the transaction, not as the context of its begin.
-	st, err := n.client.OpenDirect(n.group.Context(), leader, methodTx)
+	st, err := n.client.OpenDirect(ctx, n.group.Context(), leader, methodTx)
 	if err != nil {
 		return nil, err
 	}

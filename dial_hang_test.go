@@ -185,3 +185,59 @@ func TestCommitEndsWithTheContextOfItsBegin(t *testing.T) {
 		c.WaitReady()
 	}
 }
+
+// sink swallows what is dialed to one address, as a machine does that is gone.
+type sink struct {
+	mu    sync.Mutex
+	addr  string                // guarded by mu
+	conns map[string][]net.Conn // guarded by mu: by address
+}
+
+func (s *sink) dial(ctx context.Context, addr string) (net.Conn, error) {
+	s.mu.Lock()
+	gone := s.addr == addr
+	s.mu.Unlock()
+	if gone {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err == nil {
+		s.mu.Lock()
+		s.conns[addr] = append(s.conns[addr], conn)
+		s.mu.Unlock()
+	}
+	return conn, err
+}
+
+// swallow ends the connections to an address as well.
+func (s *sink) swallow(addr string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addr = addr
+	for _, conn := range s.conns[addr] {
+		_ = conn.Close()
+	}
+}
+
+// TestBeginEndsWithItsContextWhileADialHangs holds that a transaction's begin returns when
+// its context ends, though the leader can only be waited for.
+func TestBeginEndsWithItsContextWhileADialHangs(t *testing.T) {
+	s := &sink{conns: map[string][]net.Conn{}}
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.Dial = s.dial })
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	follower := c.Node(c.Follower())
+	exec(t, follower, "INSERT INTO t VALUES(1)")
+	s.swallow(c.Config(c.Leader()).Bind)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	prompt(t, "a begin", time.Second, func() {
+		tx, err := follower.DB().BeginTx(ctx, nil)
+		if err == nil {
+			_ = tx.Rollback()
+		} else if !errors.Is(err, context.DeadlineExceeded) || !colmena.SafeToRetry(err) {
+			t.Errorf("a begin whose context ended: %v", err)
+		}
+	})
+	s.swallow("")
+}

@@ -1,8 +1,6 @@
 package colmena_test
 
 import (
-	"context"
-	"database/sql"
 	"testing"
 
 	"github.com/mentasystems/colmena"
@@ -21,9 +19,7 @@ func TestLargestReturnedResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, q := range []interface {
-		QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	}{tx, follower.DB()} {
+	for _, q := range []querier{tx, follower.DB()} {
 		got, err := q.QueryContext(limit(t), insert, rows, most/rows-64)
 		if err != nil {
 			t.Fatal(err)
