@@ -56,15 +56,19 @@ func (c *conn) Ping(ctx context.Context) error { return c.ready(ctx) }
 // one user of a pooled connection to the next, last_insert_rowid() and foreign_keys
 // say, stays.
 func (c *conn) ResetSession(context.Context) error {
-	c.endTx()
 	if !c.IsValid() {
 		return driver.ErrBadConn
 	}
 	return nil
 }
 
-// IsValid implements driver.Validator.
-func (c *conn) IsValid() bool { return !c.closed && !c.host.Closed() }
+// IsValid implements driver.Validator. It is called when the connection is given back to
+// its pool: a transaction that was begun as text and not ended must not hold the writer
+// for as long as nobody uses the connection.
+func (c *conn) IsValid() bool {
+	c.endTx()
+	return !c.closed && !c.host.Closed()
+}
 
 // Close implements driver.Conn.
 func (c *conn) Close() error {
