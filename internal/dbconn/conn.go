@@ -115,8 +115,24 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	}
 	if _, known := c.classes.Get(query); !known && sqltext.HasControl(query) {
 		return c.runScript(ctx, query, args, wantRows)
+	} else if !known && !wantRows {
+		if body, tail := pragma.CutTail(query); tail != "" {
+			return c.runAndSet(ctx, body, tail, args)
+		}
 	}
 	return c.runPlain(ctx, query, args, wantRows)
+}
+
+// runAndSet runs a string and then, if it has succeeded, PRAGMAs that cannot fail.
+func (c *conn) runAndSet(ctx context.Context, query, pragmas string, args []driver.NamedValue) (values.RowSource, error) {
+	src, err := c.runPlain(ctx, query, args, false)
+	if err == nil {
+		err = values.Drain(src)
+	}
+	if err == nil {
+		_, _, _, err = c.pragmas.Run(pragmas, c.tx != nil)
+	}
+	return values.None, err
 }
 
 // runPlain runs a string in which no transaction begins or ends.
