@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	_ "modernc.org/sqlite" // what the driver is compared with
@@ -145,5 +146,35 @@ func TestPragmasBehindOtherStatements(t *testing.T) {
 		if err := ours.QueryRow(query).Scan(&got); err != nil || got != want {
 			t.Errorf("%s: %d, %v; want %d", query, got, err, want)
 		}
+	}
+}
+
+// TestPragmasOfTheConnectionAreAskedByThemselves holds that no other connection answers for
+// what this one remembers.
+func TestPragmasOfTheConnectionAreAskedByThemselves(t *testing.T) {
+	db, err := testNode(t).OpenDB("", ForeignKeys(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	for _, q := range []string{"SELECT foreign_keys FROM pragma_foreign_keys", "SELECT * FROM pragma_busy_timeout()", "SELECT 1; PRAGMA foreign_keys", "EXPLAIN PRAGMA cache_size"} {
+		for what, query := range map[string]func(string, ...any) (*sql.Rows, error){"a connection": db.Query, "a transaction": tx.Query} {
+			var refused *RefusedError
+			if rows, err := query(q); !errors.As(err, &refused) || !strings.Contains(err.Error(), "by itself") {
+				t.Errorf("%s on %s: %v", q, what, err)
+				if err == nil {
+					_ = rows.Close()
+				}
+			}
+		}
+	}
+	var on int
+	if err := tx.QueryRow("PRAGMA foreign_keys").Scan(&on); err != nil || on != 1 {
+		t.Errorf("PRAGMA foreign_keys: %d, %v", on, err)
 	}
 }
