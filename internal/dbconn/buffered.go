@@ -100,6 +100,7 @@ func (t *bufferedTx) commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.commits++
 	*t.done = res.Result.Each
 	c.pre = wire.PreState{LastInsertID: res.Result.LastInsertID, Changes: res.Result.RowsAffected}
 	return nil

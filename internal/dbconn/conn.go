@@ -21,6 +21,7 @@ type conn struct {
 	pre     wire.PreState // of the next statement: what the last write left
 	tx      transaction   // the transaction under way, nil outside
 	seen    transaction   // ... when a statement was run last
+	commits int           // writes and transactions that were committed
 	args    values.Encoder
 }
 
@@ -233,6 +234,7 @@ func (c *conn) write(ctx context.Context, query string, args wire.Args, rows boo
 	if err != nil {
 		return nil, err
 	}
+	c.commits++
 	switch r := res.Result.Rows; {
 	case !rows || r == nil:
 		return values.None, nil

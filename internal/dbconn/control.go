@@ -10,8 +10,14 @@ import (
 )
 
 // runScript runs a string in which transactions begin or end, statement by statement. Its
-// rows are those of the last statement that has any.
+// rows are those of the last statement that has any. It is not atomic.
 func (c *conn) runScript(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (last values.RowSource, err error) {
+	before := c.commits
+	defer func() {
+		if err != nil && c.commits != before {
+			err = c.errs.Partly(err)
+		}
+	}()
 	last = values.None
 	for query != "" {
 		var first string

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	errClosed  = errors.New("closed")
 	errAborted = errors.New("aborted")
+	errPartly  = errors.New("a part was committed")
 	errLost    = errors.New("the write was lost")
 )
 
@@ -190,6 +191,7 @@ func (h *host) errs() Errors {
 	return Errors{
 		Closed: errClosed, Aborted: errAborted, Statement: same, TooLarge: same,
 		RolledBack: func(err error) error { return errors.Join(errAborted, err) },
+		Partly:     func(err error) error { return errors.Join(errPartly, err) },
 		Refused:    func(what, advice string) error { return &refused{what, advice} },
 		SQL:        func(code int, msg string) error { return &sqlite.Error{Code: code, Extended: code, Msg: msg} },
 		Limit:      func(msg string) error { return errors.New(msg) },

@@ -167,6 +167,9 @@ func (t *writeTx) commit(ctx context.Context) error {
 	if over {
 		t.c.tx = nil
 	}
+	if err == nil {
+		t.c.commits++
+	}
 	return err
 }
 
