@@ -241,3 +241,42 @@ func TestBeginEndsWithItsContextWhileADialHangs(t *testing.T) {
 	})
 	s.swallow("")
 }
+
+// TestTransactionsDoNotWaitForALeaderThatHangs holds that a follower gives up on a leader
+// that says nothing as soon as another leads: what has not begun begins there, and what had
+// begun has ended.
+func TestTransactionsDoNotWaitForALeaderThatHangs(t *testing.T) {
+	c, d := newDammedCluster(t)
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	follower := c.Node(c.Follower())
+	open, err := follower.DB().Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Exec("INSERT INTO t VALUES(-1)"); err != nil {
+		t.Fatal(err)
+	}
+	d.shut(c.Node(c.Leader()).ID())
+	prompt(t, "a transaction while the leader hangs", 5*time.Second, func() {
+		tx, err := follower.DB().Begin()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Error(err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Error(err)
+		}
+	})
+	prompt(t, "a statement of a transaction that has ended", 5*time.Second, func() {
+		var aborted *colmena.TxAbortedError
+		if _, err := open.Exec("INSERT INTO t VALUES(-1)"); !errors.As(err, &aborted) || aborted.Reason != colmena.TxAbortLeader {
+			t.Errorf("a statement of a transaction that was open: %v", err)
+		}
+	})
+	_ = open.Rollback()
+	d.open()
+	wantNumber(t, follower, colmena.Strong, 1, "SELECT sum(a) FROM t")
+}
