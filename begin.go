@@ -41,8 +41,12 @@ func (n *Node) beginHere(ctx context.Context, db string, o engine.SessionOptions
 }
 
 func (n *Node) beginThere(ctx context.Context, leader, db string, o engine.SessionOptions) (interactive.Tx, error) {
-	// The stream lives as long as the transaction, not as the context of its begin.
-	st, err := n.client.OpenDirect(n.group.Context(), leader, methodTx)
+	// The stream lives as long as the transaction can, not as the context of its begin.
+	life := n.lead.Tenure(leader)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(life, cancel)()
+	st, err := n.client.OpenDirect(ctx, life, leader, methodTx)
 	if err != nil {
 		return nil, err
 	}

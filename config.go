@@ -13,6 +13,7 @@ import (
 
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/membership"
+	"github.com/mentasystems/colmena/internal/wire"
 )
 
 // Defaults of Config.
@@ -146,7 +147,7 @@ type Config struct {
 	// 60 s; negative: no bound.
 	TxTimeout time.Duration
 	// MaxResultBytes bounds the rows that one INSERT ... RETURNING, or one query in an
-	// interactive transaction, may hold in memory. Default 8 MiB.
+	// interactive transaction, may hold in memory. Default 8 MiB, at most 32 MiB.
 	MaxResultBytes int
 	// MaxConns bounds inbound connections of other nodes. Default 1024.
 	MaxConns int
@@ -257,6 +258,9 @@ func (c *Config) check() error {
 	if c.JoinAs != JoinAsVoter && c.JoinAs != JoinAsNonvoter {
 		bad("JoinAs %d is neither JoinAsVoter nor JoinAsNonvoter", c.JoinAs)
 	}
+	if c.MaxResultBytes > maxResultBytes {
+		bad("MaxResultBytes %d is more than %d: such a result could not be sent to another node, nor held by one that repeats the write", c.MaxResultBytes, maxResultBytes)
+	}
 	if c.UnsafeNoRaftLogFsync && c.Bind != "" {
 		bad("UnsafeNoRaftLogFsync is for a node without Bind: a member that loses its log's tail would forget what it voted and acknowledged")
 	}
@@ -287,6 +291,10 @@ const (
 	// raftTrailingLogs is how many entries before a snapshot are kept for followers
 	// that lag; Config.trailingLogs is what tests set instead.
 	raftTrailingLogs = 10240
+	// maxResultBytes bounds MaxResultBytes. Rows must fit into one message, with their
+	// columns' names and other results, and into what a replica holds when it repeats the
+	// write: one that cannot has to stop.
+	maxResultBytes = wire.MaxFrameBytes / 2
 )
 
 var dbName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)

@@ -40,7 +40,7 @@ func TestCommentsStateTheDefaults(t *testing.T) {
 		"HeartbeatTimeout": fmt.Sprintf("Defaults %d ms and %d ms", DefaultHeartbeatTimeout/1e6, DefaultElectionTimeout/1e6),
 		"SnapshotInterval": fmt.Sprintf("Defaults %d s and %d entries", DefaultSnapshotInterval/1e9, DefaultSnapshotThreshold),
 		"MaxStatementTime": fmt.Sprintf("Default %d s", DefaultMaxStatementTime/1e9),
-		"MaxResultBytes":   fmt.Sprintf("Default %d MiB", DefaultMaxResultBytes>>20),
+		"MaxResultBytes":   fmt.Sprintf("Default %d MiB, at most %d MiB", DefaultMaxResultBytes>>20, maxResultBytes>>20),
 		"MaxConns":         fmt.Sprintf("Default %d", DefaultMaxConns),
 		"Consistency":      "Default " + Weak.String(),
 		"NonDeterministic": "Default Reject",
@@ -54,12 +54,12 @@ func TestCommentsStateTheDefaults(t *testing.T) {
 }
 
 func TestConfigReportsEveryViolationAtOnce(t *testing.T) {
-	c := Config{NodeID: "a b", Bind: "nowhere", Join: []string{"x"}, ClusterKeys: []string{"short"}, AllowPlain: true, BatchMaxSize: -1, Consistency: 9}.withDefaults()
+	c := Config{NodeID: "a b", Bind: "nowhere", Join: []string{"x"}, ClusterKeys: []string{"short"}, AllowPlain: true, BatchMaxSize: -1, Consistency: 9, MaxResultBytes: 32<<20 + 1}.withDefaults()
 	err := c.check()
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"DataDir", "NodeID", "Bind", "Join[0]", "ClusterKeys[0]", "AllowPlain", "BatchMaxSize", "Consistency"} {
+	for _, want := range []string{"DataDir", "NodeID", "Bind", "Join[0]", "ClusterKeys[0]", "AllowPlain", "BatchMaxSize", "Consistency", "MaxResultBytes"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not mentioned: %v", want, err)
 		}

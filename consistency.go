@@ -73,7 +73,8 @@ func WithMaxStaleness(ctx context.Context, d time.Duration) context.Context {
 }
 
 // WithMinIndex makes reads under the context wait until this node has applied the
-// entry at index, as CopyTo or a hook reported it, whatever the level.
+// entry at index, as CopyTo or a hook reported it, whatever the level: until the context
+// ends or, if it has no deadline, at most Config.LeaderWait. Then they give ErrNotCaughtUp.
 func WithMinIndex(ctx context.Context, index uint64) context.Context {
 	return context.WithValue(ctx, minIndexKey{}, index)
 }

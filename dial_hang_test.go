@@ -2,6 +2,7 @@ package colmena_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -156,4 +157,126 @@ func TestDeposedLeaderEndsWhatItReplicated(t *testing.T) {
 	}
 	wantNumber(t, c.Node(deposed), colmena.Strong, 1, "SELECT count(*) FROM t")
 	prompt(t, "closing the deposed leader", 5*time.Second, func() { c.Stop(deposed) })
+}
+
+// TestCommitEndsWithTheContextOfItsBegin holds that a commit of which nobody decides returns
+// when the context of its transaction ends, on the leader and through a follower, and does
+// not say that it was not applied.
+func TestCommitEndsWithTheContextOfItsBegin(t *testing.T) {
+	c, d := newDammedCluster(t)
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	for _, pick := range []func() int{c.Leader, c.Follower} {
+		leader, n := c.Leader(), c.Node(pick())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		tx, err := n.DB().BeginTx(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Fatal(err)
+		}
+		d.shut(c.Node(leader).ID())
+		prompt(t, "a commit", 3*time.Second, func() { err = tx.Commit() })
+		if n == c.Node(leader) && (!errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, colmena.ErrOutcomeUnknown) || colmena.SafeToRetry(err)) {
+			t.Errorf("a commit without a majority: %v", err)
+		}
+		cancel()
+		d.open()
+		c.WaitReady()
+	}
+}
+
+// sink swallows what is dialed to one address, as a machine does that is gone.
+type sink struct {
+	mu    sync.Mutex
+	addr  string                // guarded by mu
+	conns map[string][]net.Conn // guarded by mu: by address
+}
+
+func (s *sink) dial(ctx context.Context, addr string) (net.Conn, error) {
+	s.mu.Lock()
+	gone := s.addr == addr
+	s.mu.Unlock()
+	if gone {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err == nil {
+		s.mu.Lock()
+		s.conns[addr] = append(s.conns[addr], conn)
+		s.mu.Unlock()
+	}
+	return conn, err
+}
+
+// swallow ends the connections to an address as well.
+func (s *sink) swallow(addr string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addr = addr
+	for _, conn := range s.conns[addr] {
+		_ = conn.Close()
+	}
+}
+
+// TestBeginEndsWithItsContextWhileADialHangs holds that a transaction's begin returns when
+// its context ends, though the leader can only be waited for.
+func TestBeginEndsWithItsContextWhileADialHangs(t *testing.T) {
+	s := &sink{conns: map[string][]net.Conn{}}
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.Dial = s.dial })
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	follower := c.Node(c.Follower())
+	exec(t, follower, "INSERT INTO t VALUES(1)")
+	s.swallow(c.Config(c.Leader()).Bind)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	prompt(t, "a begin", time.Second, func() {
+		tx, err := follower.DB().BeginTx(ctx, nil)
+		if err == nil {
+			_ = tx.Rollback()
+		} else if !errors.Is(err, context.DeadlineExceeded) || !colmena.SafeToRetry(err) {
+			t.Errorf("a begin whose context ended: %v", err)
+		}
+	})
+	s.swallow("")
+}
+
+// TestTransactionsDoNotWaitForALeaderThatHangs holds that a follower gives up on a leader
+// that says nothing as soon as another leads: what has not begun begins there, and what had
+// begun has ended.
+func TestTransactionsDoNotWaitForALeaderThatHangs(t *testing.T) {
+	c, d := newDammedCluster(t)
+	exec(t, c.Node(c.Leader()), "CREATE TABLE t(a)")
+	follower := c.Node(c.Follower())
+	open, err := follower.DB().Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Exec("INSERT INTO t VALUES(-1)"); err != nil {
+		t.Fatal(err)
+	}
+	d.shut(c.Node(c.Leader()).ID())
+	prompt(t, "a transaction while the leader hangs", 5*time.Second, func() {
+		tx, err := follower.DB().Begin()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Error(err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Error(err)
+		}
+	})
+	prompt(t, "a statement of a transaction that has ended", 5*time.Second, func() {
+		var aborted *colmena.TxAbortedError
+		if _, err := open.Exec("INSERT INTO t VALUES(-1)"); !errors.As(err, &aborted) || aborted.Reason != colmena.TxAbortLeader {
+			t.Errorf("a statement of a transaction that was open: %v", err)
+		}
+	})
+	_ = open.Rollback()
+	d.open()
+	wantNumber(t, follower, colmena.Strong, 1, "SELECT sum(a) FROM t")
 }

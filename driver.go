@@ -188,6 +188,7 @@ func (n *Node) connector(db string, o dbOptions, detach func()) driver.Connector
 			},
 			Limit:      func(msg string) error { return &LimitError{Msg: msg} },
 			RolledBack: func(err error) error { return &TxAbortedError{Reason: TxAbortStatement, Err: err} },
+			Partly:     partlyApplied,
 		},
 	})
 }

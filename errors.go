@@ -201,13 +201,14 @@ func (e *LimitError) Error() string { return "colmena: " + e.Msg }
 // that doing it again cannot do it twice. It is false for ErrOutcomeUnknown, for nil,
 // and for errors that are not colmena's. A bare context error, which database/sql
 // returns before a connection was used, is safe; colmena's own wrap the context's
-// error together with what is known of the outcome.
+// error together with what is known of the outcome. It is false too for a statement string
+// with a BEGIN or COMMIT of its own of which a part was committed before another failed.
 //
 // One bare context error is not safe, and nothing tells it from the others: that of reading
 // the rows of INSERT ... RETURNING, when the context ends after the query has returned.
 func SafeToRetry(err error) bool {
 	switch {
-	case err == nil, errors.Is(err, ErrOutcomeUnknown):
+	case err == nil, errors.Is(err, ErrOutcomeUnknown), errors.Is(err, errPartly):
 		return false
 	case errors.Is(err, ErrNotApplied), errors.Is(err, ErrNoLeader), errors.Is(err, ErrNoHandler), errors.Is(err, driver.ErrBadConn):
 		return true
@@ -234,6 +235,14 @@ func (e *outcomeError) Unwrap() []error { return e.is }
 
 func notApplied(cause error, format string, args ...any) error {
 	return &outcomeError{"colmena: " + fmt.Sprintf(format, args...) + "; the write was not applied", []error{ErrNotApplied, cause}, 0}
+}
+
+// errPartly is in the error of a statement string with a BEGIN or COMMIT of its own, which
+// is not atomic, when a part of it had been committed before another failed.
+var errPartly = errors.New("colmena: applied in part")
+
+func partlyApplied(err error) error {
+	return &outcomeError{err.Error() + "; what stands before that in the statement string was committed", []error{errPartly, err}, 0}
 }
 
 // outcomeUnknown keeps of its cause only what promises nothing: that the question what

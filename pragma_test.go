@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	_ "modernc.org/sqlite" // what the driver is compared with
@@ -107,5 +108,73 @@ func TestPragmasInATransaction(t *testing.T) {
 	var refused *RefusedError
 	if _, err := conn.ExecContext(t.Context(), "PRAGMA recursive_triggers=on"); !errors.As(err, &refused) {
 		t.Errorf("recursive_triggers changed in a transaction: %v", err)
+	}
+}
+
+// TestPragmasBehindOtherStatements holds that a string may end as SQLite's own recipe for the
+// change of a table does, in a transaction and outside, and that it stays atomic.
+func TestPragmasBehindOtherStatements(t *testing.T) {
+	ours, plain := pair(t, "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p); INSERT INTO p VALUES(1); INSERT INTO c VALUES(1)")
+	const recipe = "PRAGMA foreign_keys=OFF; CREATE TABLE n(id INTEGER PRIMARY KEY, more); INSERT INTO n(id) SELECT id FROM p; DROP TABLE p; ALTER TABLE n RENAME TO p; PRAGMA busy_timeout=50; PRAGMA foreign_keys = ON; -- done"
+	state := func(db *sql.DB) (out string) {
+		for _, q := range []string{"PRAGMA foreign_keys", "PRAGMA busy_timeout", "SELECT count(more) || count(*) FROM p", "SELECT count(*) FROM c"} {
+			got, err := dump(db, q)
+			out += fmt.Sprint(q, got, err, "\n")
+		}
+		return out
+	}
+	for _, db := range []*sql.DB{ours, plain} {
+		mustExec(t, db, "PRAGMA foreign_keys=ON")
+		mustExec(t, db, recipe)
+	}
+	if got, want := state(ours), state(plain); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+	tx, err := ours.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, tx, "CREATE TABLE x(a); PRAGMA foreign_keys=off; PRAGMA foreign_keys=on")
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ours.Exec("PRAGMA foreign_keys=off; INSERT INTO c VALUES(7); INSERT INTO p(id) VALUES(1); PRAGMA foreign_keys=on"); !IsUnique(err) {
+		t.Errorf("a string that fails in its middle: %v", err)
+	}
+	for query, want := range map[string]int{"PRAGMA foreign_keys": 0, "SELECT count(*) FROM c": 1, "SELECT count(*) FROM x": 0} {
+		var got int
+		if err := ours.QueryRow(query).Scan(&got); err != nil || got != want {
+			t.Errorf("%s: %d, %v; want %d", query, got, err, want)
+		}
+	}
+}
+
+// TestPragmasOfTheConnectionAreAskedByThemselves holds that no other connection answers for
+// what this one remembers.
+func TestPragmasOfTheConnectionAreAskedByThemselves(t *testing.T) {
+	db, err := testNode(t).OpenDB("", ForeignKeys(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	for _, q := range []string{"SELECT foreign_keys FROM pragma_foreign_keys", "SELECT * FROM pragma_busy_timeout()", "SELECT 1; PRAGMA foreign_keys", "EXPLAIN PRAGMA cache_size"} {
+		for what, query := range map[string]func(string, ...any) (*sql.Rows, error){"a connection": db.Query, "a transaction": tx.Query} {
+			var refused *RefusedError
+			if rows, err := query(q); !errors.As(err, &refused) || !strings.Contains(err.Error(), "by itself") {
+				t.Errorf("%s on %s: %v", q, what, err)
+				if err == nil {
+					_ = rows.Close()
+				}
+			}
+		}
+	}
+	var on int
+	if err := tx.QueryRow("PRAGMA foreign_keys").Scan(&on); err != nil || on != 1 {
+		t.Errorf("PRAGMA foreign_keys: %d, %v", on, err)
 	}
 }

@@ -129,6 +129,30 @@ func TestBeginAndCommitAsText(t *testing.T) {
 	exec(t, follower, "INSERT INTO t VALUES(6)")
 }
 
+// What was committed before another part of a statement string failed must not be done again.
+func TestStatementStringThatIsCommittedInPart(t *testing.T) {
+	c := testcluster.New(t, 1)
+	n := c.Node(0)
+	exec(t, n, "CREATE TABLE t(a); CREATE TABLE u(a UNIQUE); INSERT INTO u VALUES(1)")
+	for _, s := range []struct {
+		query string
+		rows  int64
+	}{
+		{"BEGIN; INSERT INTO t VALUES(1); COMMIT; INSERT INTO u VALUES(1)", 1},
+		{"INSERT INTO t VALUES(1); BEGIN; INSERT INTO u VALUES(1); COMMIT", 1},
+		{"SAVEPOINT s; INSERT INTO t VALUES(1); RELEASE s; INSERT INTO u VALUES(1)", 1},
+		{"BEGIN; INSERT INTO t VALUES(1); INSERT INTO u VALUES(1); COMMIT", 0},
+		{"INSERT INTO t VALUES(1); INSERT INTO u VALUES(1)", 0},
+	} {
+		exec(t, n, "DELETE FROM t")
+		_, err := n.DB().ExecContext(limit(t), s.query)
+		if !colmena.IsUnique(err) || colmena.SafeToRetry(err) != (s.rows == 0) {
+			t.Errorf("%s: safe to retry is %v: %v", s.query, colmena.SafeToRetry(err), err)
+		}
+		wantNumber(t, n, colmena.Strong, s.rows, "SELECT count(*) FROM t")
+	}
+}
+
 // A query in a transaction is held in memory up to a bound. One that exceeds it is told so, and the transaction goes on.
 func TestQueryInATransactionIsBounded(t *testing.T) {
 	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.MaxResultBytes = 1000 })

@@ -75,7 +75,7 @@ const (
 func mayRunAgain(err error) bool {
 	var aborted *TxAbortedError
 	switch {
-	case errors.Is(err, ErrOutcomeUnknown):
+	case errors.Is(err, ErrOutcomeUnknown), errors.Is(err, errPartly):
 		return false
 	case errors.As(err, &aborted):
 		return aborted.Reason == TxAbortLeader || aborted.Reason == TxAbortWait || aborted.Reason == TxAbortRepeat

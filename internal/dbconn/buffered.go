@@ -15,6 +15,7 @@ import (
 // bufferedTx collects statements.
 type bufferedTx struct {
 	c     *conn
+	ctx   context.Context // of its begin
 	pin   bool
 	stmts []wire.Statement
 	own   int             // how many of them its client did not send
@@ -84,17 +85,22 @@ func (t *bufferedTx) Commit() error {
 	if t.c.tx != t {
 		return t.c.errs.control("cannot commit - no transaction is active")
 	}
+	return t.commit(t.ctx)
+}
+
+func (t *bufferedTx) commit(ctx context.Context) error {
 	t.c.tx = nil
 	if len(t.stmts) == t.own {
 		return nil
 	}
 	c := t.c
-	res, err := c.host.Write(context.Background(), wire.Unit{
+	res, err := c.host.Write(ctx, wire.Unit{
 		ForeignKeys: c.pragmas.ForeignKeys, RecursiveTriggers: c.pragmas.RecursiveTriggers, Pin: t.pin, WantEach: true,
 		Pre: c.pre, HasPre: c.pre != (wire.PreState{}), Statements: t.stmts})
 	if err != nil {
 		return err
 	}
+	c.commits++
 	*t.done = res.Result.Each
 	c.pre = wire.PreState{LastInsertID: res.Result.LastInsertID, Changes: res.Result.RowsAffected}
 	return nil

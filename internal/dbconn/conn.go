@@ -21,6 +21,7 @@ type conn struct {
 	pre     wire.PreState // of the next statement: what the last write left
 	tx      transaction   // the transaction under way, nil outside
 	seen    transaction   // ... when a statement was run last
+	commits int           // writes and transactions that were committed
 	args    values.Encoder
 }
 
@@ -56,15 +57,19 @@ func (c *conn) Ping(ctx context.Context) error { return c.ready(ctx) }
 // one user of a pooled connection to the next, last_insert_rowid() and foreign_keys
 // say, stays.
 func (c *conn) ResetSession(context.Context) error {
-	c.endTx()
 	if !c.IsValid() {
 		return driver.ErrBadConn
 	}
 	return nil
 }
 
-// IsValid implements driver.Validator.
-func (c *conn) IsValid() bool { return !c.closed && !c.host.Closed() }
+// IsValid implements driver.Validator. It is called when the connection is given back to
+// its pool: a transaction that was begun as text and not ended must not hold the writer
+// for as long as nobody uses the connection.
+func (c *conn) IsValid() bool {
+	c.endTx()
+	return !c.closed && !c.host.Closed()
+}
 
 // Close implements driver.Conn.
 func (c *conn) Close() error {
@@ -111,8 +116,24 @@ func (c *conn) run(ctx context.Context, query string, args []driver.NamedValue, 
 	}
 	if _, known := c.classes.Get(query); !known && sqltext.HasControl(query) {
 		return c.runScript(ctx, query, args, wantRows)
+	} else if !known && !wantRows {
+		if body, tail := pragma.CutTail(query); tail != "" {
+			return c.runAndSet(ctx, body, tail, args)
+		}
 	}
 	return c.runPlain(ctx, query, args, wantRows)
+}
+
+// runAndSet runs a string and then, if it has succeeded, PRAGMAs that cannot fail.
+func (c *conn) runAndSet(ctx context.Context, query, pragmas string, args []driver.NamedValue) (values.RowSource, error) {
+	src, err := c.runPlain(ctx, query, args, false)
+	if err == nil {
+		err = values.Drain(src)
+	}
+	if err == nil {
+		_, _, _, err = c.pragmas.Run(pragmas, c.tx != nil)
+	}
+	return values.None, err
 }
 
 // runPlain runs a string in which no transaction begins or ends.
@@ -213,6 +234,7 @@ func (c *conn) write(ctx context.Context, query string, args wire.Args, rows boo
 	if err != nil {
 		return nil, err
 	}
+	c.commits++
 	switch r := res.Result.Rows; {
 	case !rows || r == nil:
 		return values.None, nil

@@ -10,8 +10,14 @@ import (
 )
 
 // runScript runs a string in which transactions begin or end, statement by statement. Its
-// rows are those of the last statement that has any.
+// rows are those of the last statement that has any. It is not atomic.
 func (c *conn) runScript(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (last values.RowSource, err error) {
+	before := c.commits
+	defer func() {
+		if err != nil && c.commits != before {
+			err = c.errs.Partly(err)
+		}
+	}()
 	last = values.None
 	for query != "" {
 		var first string
@@ -45,10 +51,7 @@ func (c *conn) control(ctx context.Context, s sqltext.Control, query string) err
 	case sqltext.Begin:
 		return c.errs.control("cannot start a transaction within a transaction")
 	case sqltext.Commit:
-		if t, ok := c.tx.(*writeTx); ok {
-			return t.commit()
-		}
-		return c.tx.Commit()
+		return c.tx.commit(ctx)
 	case sqltext.Rollback:
 		return c.tx.Rollback()
 	}
@@ -58,7 +61,7 @@ func (c *conn) control(ctx context.Context, s sqltext.Control, query string) err
 		return err
 	}
 	if s.Kind == sqltext.Release && t.saved && len(t.opened) > 0 && t.find(s.Name) == 0 {
-		return t.commit()
+		return t.commit(ctx)
 	}
 	if _, err := t.run(ctx, sqltext.Other, query, nil, false); err != nil {
 		return err

@@ -61,6 +61,9 @@ type Errors struct {
 	// Statement makes the user's error of one that a session met, RolledBack that of a
 	// transaction which such an error has ended, TooLarge that of a *wire.LimitError.
 	Statement, RolledBack, TooLarge func(error) error
+	// Partly makes the error of a statement string that failed when a part of it had been
+	// committed.
+	Partly func(error) error
 	// Code is the primary code of the user's error of SQLite, if there is one in err.
 	Code func(err error) (primary int, ok bool)
 }

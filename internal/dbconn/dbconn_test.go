@@ -23,6 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var (
 	errClosed  = errors.New("closed")
 	errAborted = errors.New("aborted")
+	errPartly  = errors.New("a part was committed")
 	errLost    = errors.New("the write was lost")
 )
 
@@ -37,6 +38,7 @@ type host struct {
 	closed   atomic.Bool
 	buffers  bool
 	lose     bool // writes and commits fail
+	hang     bool // and hang until their context ends
 	detached int
 }
 
@@ -87,9 +89,22 @@ func (h *host) Buffers(context.Context) bool { return h.buffers }
 
 func (h *host) Write(ctx context.Context, u wire.Unit) (wire.UnitResult, error) {
 	if h.lose {
-		return wire.UnitResult{}, errLost
+		return wire.UnitResult{}, h.lost(ctx)
 	}
 	return h.db.Exec(ctx, u)
+}
+
+// lost is the error of what is lost.
+func (h *host) lost(ctx context.Context) error {
+	if !h.hang {
+		return errLost
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(10 * time.Second):
+		return errLost
+	}
 }
 
 // cursor is a query that gives its reader back.
@@ -164,7 +179,7 @@ func (h *host) Begin(ctx context.Context, o engine.SessionOptions) (Session, err
 func (h *host) Commit(ctx context.Context, s Session) (over bool, err error) {
 	if h.lose {
 		s.Abort()
-		return true, errLost
+		return true, h.lost(ctx)
 	}
 	res := s.Commit(ctx, wire.RequestID{}, 0)
 	return res.Err == nil || res.Over, res.Err
@@ -176,6 +191,7 @@ func (h *host) errs() Errors {
 	return Errors{
 		Closed: errClosed, Aborted: errAborted, Statement: same, TooLarge: same,
 		RolledBack: func(err error) error { return errors.Join(errAborted, err) },
+		Partly:     func(err error) error { return errors.Join(errPartly, err) },
 		Refused:    func(what, advice string) error { return &refused{what, advice} },
 		SQL:        func(code int, msg string) error { return &sqlite.Error{Code: code, Extended: code, Msg: msg} },
 		Limit:      func(msg string) error { return errors.New(msg) },

@@ -78,6 +78,8 @@ func (t *readTx) Commit() error { return t.end() }
 // Rollback implements driver.Tx.
 func (t *readTx) Rollback() error { return t.end() }
 
+func (t *readTx) commit(context.Context) error { return t.end() }
+
 func (t *readTx) end() error {
 	if t.c.tx != t {
 		return sql.ErrTxDone

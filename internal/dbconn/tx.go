@@ -17,6 +17,9 @@ import (
 type transaction interface {
 	driver.Tx
 	run(ctx context.Context, kw sqltext.Keyword, query string, args wire.Args, wantRows bool) (values.RowSource, error)
+	// commit is Commit under a context, and may leave the transaction open, as SQLite's
+	// COMMIT may.
+	commit(ctx context.Context) error
 	// drop lets go of it without a word.
 	drop()
 }
@@ -55,7 +58,7 @@ func (c *conn) begin(ctx context.Context, readOnly bool) (err error) {
 	case readOnly || c.pragmas.QueryOnly:
 		c.tx, err = c.beginRead(ctx)
 	case c.host.Buffers(ctx):
-		c.tx = &bufferedTx{c: c, pin: c.host.Pins(ctx)}
+		c.tx = &bufferedTx{c: c, ctx: ctx, pin: c.host.Pins(ctx)}
 	default:
 		c.tx, err = c.beginWrite(ctx)
 	}
@@ -93,6 +96,7 @@ func (c *conn) endTx() {
 // writeTx is an interactive transaction.
 type writeTx struct {
 	c     *conn
+	ctx   context.Context // of its begin, which database/sql has in use until the end
 	tx    Session
 	ended error // it has ended by itself, and its client knows
 	// opened lists the savepoints, if the transaction was begun by SAVEPOINT: releasing the
@@ -107,7 +111,7 @@ func (c *conn) beginWrite(ctx context.Context) (transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writeTx{c: c, tx: tx}, nil
+	return &writeTx{c: c, ctx: ctx, tx: tx}, nil
 }
 
 func (t *writeTx) run(ctx context.Context, kw sqltext.Keyword, query string, args wire.Args, wantRows bool) (values.RowSource, error) {
@@ -146,7 +150,7 @@ func (t *writeTx) Commit() error {
 	if t.c.tx != t {
 		return t.c.errs.control("cannot commit - no transaction is active")
 	}
-	err := t.commit()
+	err := t.commit(t.ctx)
 	if t.c.tx == t { // a deferred constraint failed: SQLite would go on, and database/sql does not
 		t.c.endTx()
 	}
@@ -154,14 +158,17 @@ func (t *writeTx) Commit() error {
 }
 
 // commit ends the transaction, unless a deferred constraint keeps it open.
-func (t *writeTx) commit() error {
+func (t *writeTx) commit(ctx context.Context) error {
 	if t.ended != nil {
 		t.c.tx = nil
 		return t.ended
 	}
-	over, err := t.c.host.Commit(context.Background(), t.tx)
+	over, err := t.c.host.Commit(ctx, t.tx)
 	if over {
 		t.c.tx = nil
+	}
+	if err == nil {
+		t.c.commits++
 	}
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/mentasystems/colmena/internal/sqlite"
 )
@@ -94,10 +95,50 @@ func TestPooledConnectionKeepsNoTransaction(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
+		connect(t, h.open(nil)).exec("INSERT INTO t VALUES(2)") // it waits for nobody
 		c = connect(t, db)
-		c.exec("PRAGMA query_only=off", "INSERT INTO t VALUES(2)")
+		c.exec("PRAGMA query_only=off", "UPDATE t SET a = a")
 		if n := c.number("SELECT sum(a) FROM t"); n != 2 {
 			t.Errorf("%s: the rows add up to %d", begin, n)
+		}
+	}
+}
+
+// A commit ends with the context of its transaction's begin, one that is sent as text with
+// its own.
+func TestCommitEndsWithItsContext(t *testing.T) {
+	h := newHost(t)
+	db := h.open(nil)
+	connect(t, db).exec("CREATE TABLE t(a)")
+	for _, h.buffers = range []bool{false, true} {
+		h.lose, h.hang = true, true
+		short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		tx, err := db.BeginTx(short, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Commit(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("buffered %v: %v", h.buffers, err)
+		}
+		cancel()
+		for begin, end := range map[string]string{"BEGIN": "COMMIT", "SAVEPOINT s": "RELEASE s"} {
+			if h.buffers && begin != "BEGIN" {
+				continue // it is refused
+			}
+			c := connect(t, db)
+			c.exec(begin, "INSERT INTO t VALUES(2)")
+			short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if _, err := c.ExecContext(short, end); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", end, err)
+			}
+			cancel()
+		}
+		h.lose, h.hang = false, false
+		if k := connect(t, db).number("SELECT count(*) FROM t"); k != 0 {
+			t.Errorf("%d rows", k)
 		}
 	}
 }

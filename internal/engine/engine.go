@@ -94,6 +94,7 @@ type Config struct {
 	MaxLogQueue    int           // bytes of entries delivered and not applied
 	ReadConns      int           // idle reader connections kept
 	MaxReaders     int           // reader connections at once
+	ReaderWait     time.Duration // how long one is waited for
 	WALBytes       int64         // the write-ahead log is checkpointed beyond this
 	CacheBytes     int           // page cache of each connection
 }
@@ -136,6 +137,7 @@ func (c Config) withDefaults() Config {
 	def(&c.MaxLogQueue, DefaultMaxLogQueue)
 	def(&c.ReadConns, max(2, runtime.GOMAXPROCS(0)))
 	def(&c.MaxReaders, 256)
+	dur(&c.ReaderWait, 10*time.Second)
 	def(&c.CacheBytes, 16<<20)
 	return c
 }

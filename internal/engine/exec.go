@@ -131,7 +131,7 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 		rows.N++
 		if len(rows.Data) > maxRows {
 			_ = p.st.Reset()
-			return out, nil, &TooLargeError{What: "the result held in memory", Size: len(rows.Data), Most: maxRows}
+			return out, nil, &TooLargeError{What: "the result held in memory, in bytes (Config.MaxResultBytes),", Size: len(rows.Data), Most: maxRows}
 		}
 	}
 	if err := p.st.Reset(); err != nil {

@@ -76,10 +76,13 @@ var (
 	readPragmas  = set("table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list",
 		"foreign_key_check", "integrity_check", "quick_check", "database_list", "collation_list", "function_list", "module_list",
 		"pragma_list", "compile_options", "user_version", "application_id", "schema_version", "data_version", "page_count",
-		"page_size", "freelist_count", "encoding", "foreign_keys", "journal_mode", "synchronous", "busy_timeout", "cache_size",
-		"recursive_triggers", "defer_foreign_keys", "auto_vacuum", "locking_mode", "temp_store", "max_page_count", "wal_autocheckpoint",
-		"query_only", "case_sensitive_like", "ignore_check_constraints", "legacy_alter_table", "trusted_schema", "read_uncommitted",
-		"reverse_unordered_selects", "mmap_size", "threads", "secure_delete", "checkpoint_fullfsync", "fullfsync", "analysis_limit", "automatic_index", "cell_size_check")
+		"page_size", "freelist_count", "encoding", "journal_mode", "auto_vacuum", "locking_mode", "max_page_count",
+		"case_sensitive_like", "ignore_check_constraints", "legacy_alter_table", "trusted_schema", "read_uncommitted",
+		"reverse_unordered_selects", "threads", "secure_delete", "checkpoint_fullfsync", "fullfsync", "automatic_index", "cell_size_check")
+	// ownPragmas are what a connection of database/sql keeps and answers by itself: on the
+	// engine's connections they have other values.
+	ownPragmas = set("foreign_keys", "recursive_triggers", "defer_foreign_keys", "query_only", "busy_timeout", "cache_size", "synchronous",
+		"temp_store", "mmap_size", "wal_autocheckpoint", "journal_size_limit", "analysis_limit")
 )
 
 // internalTable is where a database file states its own mark. Its prefix is
@@ -191,6 +194,9 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 		sqlite.ActionDropTempTable, sqlite.ActionDropTempIndex, sqlite.ActionDropTempView, sqlite.ActionDropTempTrigger:
 		return &RefusedError{"a TEMP table, view, index or trigger", "it would live on one replica's connection only; create an ordinary one, or keep the rows in the application"}
 	case sqlite.ActionRead:
+		if name, is := strings.CutPrefix(strings.ToLower(a.Arg1), "pragma_"); is && ownPragmas[name] {
+			return &RefusedError{"reading " + a.Arg1, "send PRAGMA " + name + " by itself: the connection answers it"}
+		}
 		if !p.reader && ownState(strings.ToLower(a.Arg1)) {
 			return &RefusedError{"reading " + a.Arg1 + " in a write", "it tells replicas apart; read it in a query and pass what is needed as a parameter"}
 		}
@@ -217,11 +223,11 @@ func ownState(table string) bool {
 
 func (p *policy) pragma(name, arg string) *RefusedError {
 	switch {
-	case pragmaTakesName[name]:
+	case pragmaTakesName[name], !p.reader && writePragmas[name]:
 		return nil
+	case ownPragmas[name]:
+		return &RefusedError{"PRAGMA " + name + " among other statements", "it belongs to the connection: send it by itself, or before them"}
 	case p.reader && readPragmas[name] && arg == "":
-		return nil
-	case !p.reader && writePragmas[name]:
 		return nil
 	}
 	if arg == "" {

@@ -61,12 +61,16 @@ func (p *readerPool) acquire(ctx context.Context) (*Reader, error) {
 	select {
 	case p.tokens <- struct{}{}:
 	default:
+		late := time.NewTimer(p.cfg.ReaderWait)
+		defer late.Stop()
 		select {
 		case p.tokens <- struct{}{}:
 		case <-p.cfg.Stop:
 			return nil, ErrClosed
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		case <-late.C: // those who have one may be waiting for a second
+			return nil, &TooLargeError{What: "the number of queries that are open on this database (close the rows of one before asking with another)", Size: p.cfg.MaxReaders + 1, Most: p.cfg.MaxReaders}
 		}
 	}
 	r, err := p.take(ctx)

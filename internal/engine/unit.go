@@ -42,7 +42,10 @@ type TooLargeError struct {
 }
 
 func (e *TooLargeError) Error() string {
-	return e.What + " is larger than the limit"
+	if e.Most == 0 {
+		return e.What
+	}
+	return fmt.Sprintf("%s is larger than the limit: %d, at most %d", e.What, e.Size, e.Most)
 }
 
 const (

@@ -106,7 +106,7 @@ func (r *Remote) ask(ctx context.Context, req *wire.SessionRequest) engine.StepR
 	close(c.answered)
 	<-c.done
 	if err != nil {
-		return r.broken(req, context.Cause(ctx))
+		return r.broken(req, context.Cause(ctx), true)
 	}
 	res := r.take(req, resp, nil)
 	if errors.Is(res.Err, engine.ErrCanceled) || isCode(res.Err, wire.ErrCanceled) {
@@ -143,7 +143,7 @@ func isCode(err error, code wire.ErrorCode) bool {
 
 func (r *Remote) take(req *wire.SessionRequest, resp wire.SessionResponse, err error) engine.StepResult {
 	if err != nil {
-		return r.broken(req, err)
+		return r.broken(req, err, false)
 	}
 	res := engine.StepResult{State: resp.State, Rows: resp.Rows, Mark: resp.Mark, Over: resp.Over}
 	if resp.Err != nil {
@@ -160,8 +160,9 @@ func (r *Remote) take(req *wire.SessionRequest, resp wire.SessionResponse, err e
 
 var errDone = errors.New("the transaction has ended")
 
-// broken ends a transaction whose stream has ended, or is given up.
-func (r *Remote) broken(req *wire.SessionRequest, err error) engine.StepResult {
+// broken ends a transaction whose stream has ended, or is given up because the context of
+// what was asked for has ended.
+func (r *Remote) broken(req *wire.SessionRequest, err error, canceled bool) engine.StepResult {
 	_ = r.st.Close()
 	// As text: what ended the stream says nothing of what ran on it.
 	lost := &engine.AbortedError{Reason: engine.AbortLeader, Cause: fmt.Errorf("node %q, on which it ran, has not answered: %v", r.from, err)}
@@ -169,7 +170,7 @@ func (r *Remote) broken(req *wire.SessionRequest, err error) engine.StepResult {
 	switch {
 	case req.Kind == wire.SessionCommit:
 		return engine.StepResult{Err: fmt.Errorf("%w: node %q has not answered: %w", engine.ErrUnknown, r.from, err), Over: true}
-	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+	case canceled:
 		return engine.StepResult{Err: fmt.Errorf("%w (%w)", err, engine.ErrCanceled), Over: true}
 	}
 	return engine.StepResult{Err: lost, Over: true}

@@ -123,7 +123,7 @@ func toWire(err error) *wire.Error {
 func (w *world) stream() *rpc.Stream {
 	w.t.Helper()
 	for by := time.Now().Add(5 * time.Second); w.direct && w.wrote.Load() == 0; {
-		st, err := w.client.OpenDirect(w.t.Context(), "leader", "nothing")
+		st, err := w.client.OpenDirect(w.t.Context(), w.t.Context(), "leader", "nothing")
 		if err == nil {
 			err = st.Send(nil)
 		}
@@ -135,7 +135,7 @@ func (w *world) stream() *rpc.Stream {
 		}
 		st.Done()
 	}
-	st, err := w.client.OpenDirect(context.Background(), "leader", "tx")
+	st, err := w.client.OpenDirect(context.Background(), context.Background(), "leader", "tx")
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -65,6 +65,7 @@ type Office struct {
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when the leader, or term, changes; guarded by mu
+	tenure  tenure        // the latest that was asked for; guarded by mu
 }
 
 // New returns an office that nobody holds.

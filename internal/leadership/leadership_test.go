@@ -275,3 +275,33 @@ func TestContextOfATermEndsWithIt(t *testing.T) {
 		}
 	})
 }
+
+func TestTenureEndsWhenAnotherLeads(t *testing.T) {
+	with(t, func(t *testing.T, n *node) {
+		n.raft(0, "b")
+		ctx := n.Tenure("b")
+		if n.Tenure("b") != ctx {
+			t.Error("it is not shared")
+		}
+		n.raft(0, "") // nobody knows yet
+		time.Sleep(time.Minute)
+		if ctx.Err() != nil {
+			t.Error("it ended while no other leads")
+		}
+		n.raft(0, "c")
+		if ctx.Err() != nil {
+			t.Error("its last answers are not waited for")
+		}
+		time.Sleep(answerGrace)
+		synctest.Wait()
+		if ctx.Err() == nil || n.Tenure("b").Err() != nil {
+			t.Error("another leads and it goes on, or a later one has ended")
+		}
+		n.raft(5, "a") // this node itself
+		last := n.Tenure("c")
+		time.Sleep(answerGrace)
+		if synctest.Wait(); last.Err() == nil {
+			t.Error("this node leads and it goes on")
+		}
+	})
+}

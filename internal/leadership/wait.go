@@ -130,6 +130,53 @@ func (o *Office) During(ctx context.Context, term uint64) (context.Context, cont
 	return ctx, cancel
 }
 
+// tenure is the time in which a node leads, as far as this one knows.
+type tenure struct {
+	of  string
+	ctx context.Context
+}
+
+// answerGrace is how long the answers of a node that leads no more are waited for: one that handed leadership over in good order has sent them
+// before.
+const answerGrace = 20 * time.Millisecond
+
+// Tenure returns a context that ends when another node is known to lead, a moment after, and when this node closes. A leader that hangs answers
+// nothing and closes nothing, so waiting for it alone would take until its connection is given up.
+func (o *Office) Tenure(id string) context.Context {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if t := o.tenure; t.of == id && t.ctx.Err() == nil {
+		return t.ctx
+	}
+	ctx, cancel := context.WithCancel(o.cfg.Group.Context())
+	if !o.cfg.Group.Go("tenure of "+id, func(ctx context.Context) {
+		defer cancel()
+		o.awaitAnother(ctx, id)
+	}) {
+		cancel()
+	}
+	o.tenure = tenure{id, ctx}
+	return ctx
+}
+
+// awaitAnother waits until another node leads, and a moment longer.
+func (o *Office) awaitAnother(ctx context.Context, id string) {
+	var late <-chan time.Time
+	for {
+		watch := o.Watch()
+		if now, _, ok := o.Leader(); ok && now != id && late == nil {
+			late = time.After(answerGrace)
+		}
+		select {
+		case <-watch:
+		case <-late:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func (o *Office) closed() bool {
 	select {
 	case <-o.cfg.Done:

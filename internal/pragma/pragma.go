@@ -59,6 +59,43 @@ func (s *State) Run(query string, inTx bool) (rest string, kw sqltext.Keyword, a
 	}
 }
 
+// CutTail cuts off what stands at the end of a statement string and sets what only the
+// connection remembers: PRAGMA foreign_keys=on, say, behind what it was off for. Running the
+// tail then cannot fail. The string is not cut if nothing but such statements is in it.
+func CutTail(query string) (body, tail string) {
+	if i := strings.IndexByte(query, ';'); i < 0 || i == len(query)-1 {
+		return query, ""
+	}
+	at, end := 0, 0 // end of the last statement that is none of these
+	for rest := query; rest != ""; {
+		var first string
+		first, rest = sqltext.Split(rest)
+		if at += len(first); !sets(first) {
+			end = at
+		}
+	}
+	if kw, _ := sqltext.FirstKeyword(query[end:]); end == 0 || kw == sqltext.None {
+		return query, ""
+	}
+	return query[:end], query[end:]
+}
+
+// sets reports whether a statement sets what only the connection remembers, to what it may
+// be whatever it is now. A string without a statement passes for one.
+func sets(query string) bool {
+	kw, at := sqltext.FirstKeyword(query)
+	if kw != sqltext.PRAGMA {
+		return kw == sqltext.None
+	}
+	p, _, ok := sqltext.ParsePragma(query[at:])
+	if !ok || !p.Set || p.Schema != "" && p.Schema != "main" {
+		return false
+	}
+	_, remembered := rememberedPragmas[p.Name]
+	held, holds := heldPragmas[p.Name]
+	return remembered || holds && sqliteBool(p.Value) == held || (p.Name == "foreign_keys" || p.Name == "query_only") && isBool(p.Value)
+}
+
 // run carries out a PRAGMA that acts on the connection. Without an answer the statement
 // goes on to the database, as a write if kw says so. alone tells that nothing follows it
 // in its statement string.

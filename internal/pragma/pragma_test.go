@@ -109,3 +109,23 @@ func TestWhatWouldPartAReplicaIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestCutTail(t *testing.T) {
+	for query, want := range map[string]string{
+		"CREATE TABLE t(a); PRAGMA foreign_keys=ON":                                    " PRAGMA foreign_keys=ON",
+		"PRAGMA foreign_keys=off; DROP TABLE t; PRAGMA main.query_only(0) ;; --":       " PRAGMA main.query_only(0) ;; --",
+		"A; PRAGMA foreign_keys=on; B; PRAGMA cache_size=5; PRAGMA automatic_index=1;": " PRAGMA cache_size=5; PRAGMA automatic_index=1;",
+		"A; PRAGMA writable_schema=on":                                                 "",
+		"A; PRAGMA foreign_keys=banana":                                                "",
+		"A; PRAGMA foreign_keys":                                                       "",
+		"A; PRAGMA user_version=3":                                                     "",
+		"A; PRAGMA temp.foreign_keys=on":                                               "",
+		"A; -- PRAGMA foreign_keys=on":                                                 "",
+		"PRAGMA foreign_keys=on; PRAGMA foreign_keys=off":                              "",
+		"CREATE TRIGGER g BEGIN B; PRAGMA foreign_keys=on; END":                        "",
+	} {
+		if body, tail := CutTail(query); body+tail != query || tail != want {
+			t.Errorf("%s: %q and %q, want the tail %q", query, body, tail, want)
+		}
+	}
+}

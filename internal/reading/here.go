@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mentasystems/colmena/internal/engine"
+	"github.com/mentasystems/colmena/internal/sqlite"
 	"github.com/mentasystems/colmena/internal/sqltext"
 	"github.com/mentasystems/colmena/internal/values"
 	"github.com/mentasystems/colmena/internal/wire"
@@ -44,7 +45,7 @@ func (r *Reads) reader(ctx context.Context, db string) (*engine.Reader, error) {
 			rd, err = d.Reader(ctx)
 		}
 		if !errors.Is(err, engine.ErrClosed) {
-			return rd, err
+			return rd, r.cfg.Error(err)
 		}
 		if err := r.cfg.Halted(); err != nil {
 			return nil, err
@@ -75,6 +76,10 @@ func (r *Reads) Classify(ctx context.Context, db string, m Mode, sql string) (en
 	}
 	if errors.Is(err, r.cfg.ErrHalted) {
 		return engine.ClassRead, nil // the leader can answer it
+	}
+	var of *sqlite.Error
+	if !errors.As(err, &of) {
+		return 0, r.cfg.Error(err)
 	}
 	// The schema here may lag behind.
 	if err := r.Freshen(ctx, db, m); err != nil {

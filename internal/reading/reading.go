@@ -168,7 +168,7 @@ func (r *Reads) Freshen(ctx context.Context, db string, m Mode) error {
 // freshen waits until this node may answer as a mode asks. If it lags too far behind the leader it returns the leader instead.
 func (r *Reads) freshen(ctx context.Context, db string, m Mode) (leader string, err error) {
 	if m.MinIndex > 0 {
-		if err := r.cfg.Fresh.AwaitIndex(ctx, db, m.MinIndex); err != nil {
+		if err := r.awaitIndex(ctx, db, m.MinIndex); err != nil {
 			return "", err
 		}
 	}
@@ -182,6 +182,16 @@ func (r *Reads) freshen(ctx context.Context, db string, m Mode) (leader string, 
 	}
 	leader, err = r.cfg.Fresh.Reach(ctx, db, m.Level == Strong)
 	return leader, r.cfg.Error(err)
+}
+
+// awaitIndex waits for an entry. One that is not of this cluster's log never comes.
+func (r *Reads) awaitIndex(ctx context.Context, db string, index uint64) error {
+	if _, ok := ctx.Deadline(); !ok {
+		short, cancel := context.WithDeadline(ctx, r.cfg.Leaders.Deadline())
+		defer cancel()
+		ctx = short
+	}
+	return r.cfg.Fresh.AwaitIndex(ctx, db, index)
 }
 
 func (r *Reads) closed() bool {

@@ -72,7 +72,14 @@ func (n *node) Pause(ctx context.Context, _ <-chan struct{}, by time.Time) error
 	return nil
 }
 
-func (n *node) AwaitIndex(_ context.Context, _ string, index uint64) error {
+// never is an index that the log does not reach.
+const never = 1 << 40
+
+func (n *node) AwaitIndex(ctx context.Context, _ string, index uint64) error {
+	if index == never {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	return n.note("index %d", index)
 }
 func (n *node) Prove(_ context.Context, _ string, d time.Duration) error {
@@ -286,5 +293,24 @@ func TestSnapshotFollowsTheContextOfEachQuery(t *testing.T) {
 	}
 	if err := r.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// An entry that never comes is waited for no longer than a leader, unless the context says
+// how long.
+func TestEntryThatNeverComes(t *testing.T) {
+	n := newNode(t)
+	for _, bound := range []time.Duration{0, 400 * time.Millisecond} {
+		ctx := context.Background()
+		if bound > 0 {
+			short, cancel := context.WithTimeout(ctx, bound)
+			defer cancel()
+			ctx = short
+		}
+		began := time.Now()
+		_, err := n.Query(ctx, "d", Mode{Level: Local, MinIndex: never}, "SELECT 1", nil, wire.PreState{})
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took < bound {
+			t.Errorf("%v after %v", err, took)
+		}
 	}
 }

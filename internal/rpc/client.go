@@ -93,7 +93,7 @@ func (c *Client) Open(ctx context.Context, nodeID, method string) (*Stream, erro
 	if err != nil {
 		return nil, fmt.Errorf("%w to node %q: %w", ErrNotDelivered, nodeID, err)
 	}
-	return c.open(ctx, session, conn, method, false, nil)
+	return c.open(ctx, ctx, session, conn, method, false, nil)
 }
 
 // Call sends one request and waits for its one response. An error of the handler
@@ -123,7 +123,7 @@ func (c *Client) call(ctx context.Context, session *yamux.Session, conn *muxConn
 	if len(req) > c.cfg.MaxFrame {
 		return nil, fmt.Errorf("%w: %w: %d bytes, at most %d", ErrNotDelivered, ErrTooLarge, len(req), c.cfg.MaxFrame)
 	}
-	st, err := c.open(ctx, session, conn, method, true, req)
+	st, err := c.open(ctx, ctx, session, conn, method, true, req)
 	if err != nil {
 		return nil, err
 	}
@@ -145,13 +145,13 @@ func (c *Client) call(ctx context.Context, session *yamux.Session, conn *muxConn
 	return resp, nil
 }
 
-// open opens a stream and sends the open frame, with the one request of a Call in
-// the same write where it is small.
-func (c *Client) open(ctx context.Context, session *yamux.Session, conn *muxConn, method string, unary bool, req []byte) (*Stream, error) {
+// open opens a stream, which ends with life, and sends the open frame, with the one
+// request of a Call in the same write where it is small.
+func (c *Client) open(ctx, life context.Context, session *yamux.Session, conn *muxConn, method string, unary bool, req []byte) (*Stream, error) {
 	if len(method) > MethodBytesMax {
 		return nil, fmt.Errorf("%w: method name of %d bytes", ErrNotDelivered, len(method))
 	}
-	first := appendOpen(make([]byte, 0, 3*headBytes+16+len(method)+min(len(req), stepBytes)), method, remoteTimeout(ctx))
+	first := appendOpen(make([]byte, 0, 3*headBytes+16+len(method)+min(len(req), stepBytes)), method, remoteTimeout(life))
 	whole := unary && len(first)+len(req)+2*headBytes <= stepBytes
 	if whole {
 		at := len(first)
@@ -166,9 +166,9 @@ func (c *Client) open(ctx context.Context, session *yamux.Session, conn *muxConn
 	if err != nil {
 		return nil, d.explain(err)
 	}
-	st := &Stream{conn: mux, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: d, sendEnd: whole,
+	st := &Stream{conn: mux, ctx: life, maxFrame: c.cfg.MaxFrame, delivery: d, sendEnd: whole,
 		forget: func() { conn.unwatch(mux.StreamID()) }, sender: &sender{group: c.group, closed: make(chan struct{})}}
-	st.stopWatch = context.AfterFunc(ctx, st.shut)
+	st.stopWatch = context.AfterFunc(life, st.shut)
 	if unary && !whole {
 		st.sendMu.Lock()
 		defer st.sendMu.Unlock()

@@ -204,8 +204,9 @@ func (s *directSet) settle(err error) {
 // possible. It takes a direct connection that lies idle; if there is none the stream is
 // one of the multiplexed connection, and a direct one is dialed for those to come. The
 // peer must take what is sent to it: a write that makes no progress ends the stream. The
-// stream begins with the first Send.
-func (c *Client) OpenDirect(ctx context.Context, nodeID, method string) (*Stream, error) {
+// stream begins with the first Send. ctx bounds the opening alone; the stream ends with
+// life.
+func (c *Client) OpenDirect(ctx, life context.Context, nodeID, method string) (*Stream, error) {
 	session, conn, err := c.session(ctx, nodeID)
 	if err != nil {
 		return nil, fmt.Errorf("%w to node %q: %w", ErrNotDelivered, nodeID, err)
@@ -217,11 +218,11 @@ func (c *Client) OpenDirect(ctx context.Context, nodeID, method string) (*Stream
 		}
 	}
 	if d == nil {
-		return c.open(ctx, session, conn, method, false, nil)
+		return c.open(ctx, life, session, conn, method, false, nil)
 	}
-	st := &Stream{conn: d, direct: d, ctx: ctx, maxFrame: c.cfg.MaxFrame, delivery: &delivery{},
-		opening: appendOpen(nil, method, remoteTimeout(ctx))}
-	st.stopWatch = context.AfterFunc(ctx, st.shut)
+	st := &Stream{conn: d, direct: d, ctx: life, maxFrame: c.cfg.MaxFrame, delivery: &delivery{},
+		opening: appendOpen(nil, method, remoteTimeout(life))}
+	st.stopWatch = context.AfterFunc(life, st.shut)
 	return st, nil
 }
 

@@ -84,7 +84,7 @@ func (w *directWorld) open(t testing.TB, ctx context.Context, method string) *St
 		}
 		return idle
 	})
-	st, err := w.client.OpenDirect(ctx, "n", method)
+	st, err := w.client.OpenDirect(ctx, ctx, "n", method)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestServerCloseEndsDirectStreams(t *testing.T) {
 	if err := w.client.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.client.OpenDirect(t.Context(), "n", "last"); !errors.Is(err, ErrNotDelivered) {
+	if _, err := w.client.OpenDirect(t.Context(), t.Context(), "n", "last"); !errors.Is(err, ErrNotDelivered) {
 		t.Errorf("after Close: %v", err)
 	}
 }
@@ -325,7 +325,8 @@ func TestDirectConnectionsAreBounded(t *testing.T) {
 	}
 	before := w.dialed.Load()
 	for range 20 {
-		st, err := w.client.OpenDirect(within(t, 10*time.Second), "n", "last")
+		ctx := within(t, 10*time.Second)
+		st, err := w.client.OpenDirect(ctx, ctx, "n", "last")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -418,7 +419,7 @@ func TestManyDirectStreams(t *testing.T) {
 		wg.Go(func() {
 			for j := range 40 {
 				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-				st, err := w.client.OpenDirect(ctx, "n", "last")
+				st, err := w.client.OpenDirect(ctx, ctx, "n", "last")
 				if err != nil {
 					t.Error(err)
 					cancel()

@@ -64,6 +64,10 @@ func TestStalledConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer long.Close()
+	closing, err := w.client.Open(within(t, time.Minute), "n", "sink")
+	if err != nil {
+		t.Fatal(err)
+	}
 	stalled.stalled.Store(true)
 	began := time.Now()
 	// The first call's open occupies the connection; the others wait behind it.
@@ -77,6 +81,7 @@ func TestStalledConnection(t *testing.T) {
 	if !errors.Is(err2, ErrNotDelivered) {
 		t.Errorf("open: %v %v", sending, err2)
 	}
+	closing.Close()
 	if took := time.Since(began); took > 2*time.Second {
 		t.Errorf("took %v", took)
 	}

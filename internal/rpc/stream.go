@@ -325,8 +325,17 @@ func (s *Stream) shut() {
 		}
 		// Both unblock what waits; closing tells the other side.
 		s.conn.SetDeadline(time.Unix(1, 0))
-		s.conn.Close()
+		if !s.closeBeside() {
+			s.conn.Close()
+		}
 	})
+}
+
+// closeBeside has a client's stream closed by another goroutine, false if that cannot be:
+// yamux waits until the connection has taken the frame that says so, which is for
+// stallTimeout if it stalls, and whoever closes a stream has given up waiting.
+func (s *Stream) closeBeside() bool {
+	return s.sender != nil && s.sender.group.Go("rpc close", func(context.Context) { s.conn.Close() })
 }
 
 // remoteTimeout is what is left of ctx, 0 if it has no deadline.
