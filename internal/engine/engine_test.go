@@ -414,6 +414,9 @@ func TestRefusedStatements(t *testing.T) {
 		"INSERT INTO t(rowid, a) VALUES(9223372036854775807, 1)", "INSERT INTO t VALUES(datetime('2020-01-01','localtime'))",
 		"VACUUM", "VACUUM INTO '/tmp/x'", "PRAGMA query_only=1",
 		"CREATE TABLE x(a REFERENCES sqlite_colmena(id))", "CREATE TABLE x(a, FOREIGN KEY(a) REFERENCES SQLITE_COLMENA)",
+		"CREATE TABLE temp.x(a)", "CREATE TABLE Temp.x AS SELECT 1", "CREATE VIEW temp.x AS SELECT 1", "CREATE VIRTUAL TABLE temp.x USING fts5(a)",
+		"CREATE TRIGGER temp.x AFTER INSERT ON t BEGIN DELETE FROM t; END", "CREATE TRIGGER temp.x AFTER INSERT ON main.t BEGIN DELETE FROM t; END", "ANALYZE temp",
+		"CREATE VIRTUAL TABLE x USING dbstat", "CREATE VIRTUAL TABLE x USING SQLite_dbpage",
 	} {
 		_, err := g.exec(sql)
 		var refused *RefusedError

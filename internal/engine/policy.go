@@ -192,7 +192,11 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 		return &RefusedError{"SAVEPOINT outside a transaction", "use it inside a transaction begun with BeginTx"}
 	case sqlite.ActionCreateTempTable, sqlite.ActionCreateTempIndex, sqlite.ActionCreateTempView, sqlite.ActionCreateTempTrigger,
 		sqlite.ActionDropTempTable, sqlite.ActionDropTempIndex, sqlite.ActionDropTempView, sqlite.ActionDropTempTrigger:
-		return &RefusedError{"a TEMP table, view, index or trigger", "it would live on one replica's connection only; create an ordinary one, or keep the rows in the application"}
+		return errTemp
+	case sqlite.ActionCreateVTable:
+		if ownState(strings.ToLower(a.Arg2)) { // under another name it would show the same
+			return &RefusedError{"a virtual table of " + a.Arg2, "it tells replicas apart; " + strings.ToLower(a.Arg2) + " itself can be read in a query"}
+		}
 	case sqlite.ActionRead:
 		if name, is := strings.CutPrefix(strings.ToLower(a.Arg1), "pragma_"); is && ownPragmas[name] {
 			return &RefusedError{"reading " + a.Arg1, "send PRAGMA " + name + " by itself: the connection answers it"}
@@ -203,12 +207,17 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 	case sqlite.ActionPragma:
 		return p.pragma(strings.ToLower(a.Arg1), a.Arg2)
 	case sqlite.ActionInsert, sqlite.ActionUpdate, sqlite.ActionDelete, sqlite.ActionDropTable, sqlite.ActionAlterTable:
+		if a.Code == sqlite.ActionInsert && a.Database == "temp" { // CREATE TABLE temp.x: whatever is made there is first a row of its schema
+			return errTemp
+		}
 		if strings.EqualFold(a.Arg1, internalTable) || strings.EqualFold(a.Arg2, internalTable) {
 			return &RefusedError{"a change of " + internalTable, "it holds the replica's own position"}
 		}
 	}
 	return nil
 }
+
+var errTemp = &RefusedError{"a TEMP table, view, index or trigger", "it would live on one replica's connection only; create an ordinary one, or keep the rows in the application"}
 
 // ownState reports whether a table shows what may differ between replicas: the
 // internal one, pages, or what a pragma tells of connection and file.
