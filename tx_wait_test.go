@@ -55,3 +55,39 @@ func TestTransactionsThatWaitForAnother(t *testing.T) {
 	wantNumber(t, leader, colmena.Strong, 4, "SELECT count(*) FROM t WHERE a > 0")
 	wantNumber(t, leader, colmena.Strong, 0, "SELECT count(*) FROM t WHERE a < 0")
 }
+
+// A statement that its context stops while it runs gives that context's error, on every
+// node, and its transaction goes on.
+func TestStatementsStoppedInATransaction(t *testing.T) {
+	c := testcluster.New(t, 3)
+	leader, follower := leaderAndFollower(t, c)
+	exec(t, leader, "CREATE TABLE t(a)")
+	const endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) "
+	for name, n := range map[string]*colmena.Node{"leader": leader, "follower": follower} {
+		tx, err := n.DB().BeginTx(limit(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range []string{endless + "SELECT max(n) FROM c", endless + "INSERT INTO t SELECT max(n) FROM c"} {
+			for _, want := range []error{context.DeadlineExceeded, context.Canceled} {
+				ctx, cancel := context.WithTimeout(limit(t), 30*time.Millisecond)
+				if want == context.Canceled {
+					ctx, cancel = context.WithCancel(limit(t))
+					time.AfterFunc(30*time.Millisecond, cancel)
+				}
+				_, err := tx.ExecContext(ctx, q)
+				cancel()
+				if !errors.Is(err, want) || errors.Is(err, colmena.ErrTxAborted) || !colmena.SafeToRetry(err) {
+					t.Errorf("%s, %s: %v, want %v", name, q, err, want)
+				}
+			}
+		}
+		if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Error(err)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Error(err)
+		}
+	}
+	wantNumber(t, leader, colmena.Strong, 2, "SELECT count(*) FROM t")
+}

@@ -332,6 +332,9 @@ func (s *Session) ask(ctx context.Context, r *sessionRequest) StepResult {
 	defer timer.Stop()
 	select {
 	case res := <-r.reply:
+		if errors.Is(res.Err, ErrCanceled) {
+			res.Err = fmt.Errorf("%w (%w)", context.Cause(ctx), ErrCanceled)
+		}
 		return res
 	case <-d.stopped:
 		return s.lastWord(r, ErrClosed)
