@@ -96,7 +96,11 @@ func ofEnd(err error) *wire.Error {
 		if se.Code == sqlite.Full {
 			code = wire.ErrDiskFull
 		}
-		return &wire.Error{Code: code, Primary: int32(se.Code), Extended: int32(se.Extended), Offset: int32(se.Offset), Msg: se.Msg, SQL: Shorten(se.SQL)}
+		msg := se.Msg
+		if se.Code == sqlite.Generic && strings.HasSuffix(msg, "local time unavailable") {
+			msg += ": 'localtime' and 'utc' work in queries outside a transaction only, since nodes may be in other zones: convert the time in the application"
+		}
+		return &wire.Error{Code: code, Primary: int32(se.Code), Extended: int32(se.Extended), Offset: int32(se.Offset), Msg: msg, SQL: Shorten(se.SQL)}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &wire.Error{Code: wire.ErrTimeout, Msg: text(err)}
 	case errors.Is(err, context.Canceled):

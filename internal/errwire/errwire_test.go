@@ -42,6 +42,8 @@ func TestFormsOfErrors(t *testing.T) {
 		{engine.ErrTimeout, wire.Error{Code: wire.ErrTimeout, Msg: "the statement took too long"}},
 		{engine.ErrCanceled, wire.Error{Code: wire.ErrCanceled, Msg: "canceled"}},
 		{&sqlite.Error{Code: 19, Extended: 2067, Offset: 3, Msg: "m", SQL: long}, wire.Error{Code: wire.ErrSQL, Primary: 19, Extended: 2067, Offset: 3, Msg: "m", SQL: long[:maxSQL] + "..."}},
+		{&sqlite.Error{Code: sqlite.Generic, Extended: sqlite.Generic, Msg: "SQL logic error: local time unavailable"}, wire.Error{Code: wire.ErrSQL, Primary: sqlite.Generic, Extended: sqlite.Generic,
+			Msg: "SQL logic error: local time unavailable: 'localtime' and 'utc' work in queries outside a transaction only, since nodes may be in other zones: convert the time in the application"}},
 		{&sqlite.Error{Code: sqlite.Full, Extended: sqlite.Full, Msg: "m"}, wire.Error{Code: wire.ErrDiskFull, Primary: sqlite.Full, Extended: sqlite.Full, Msg: "m"}},
 		{context.DeadlineExceeded, wire.Error{Code: wire.ErrTimeout, Msg: context.DeadlineExceeded.Error()}},
 		{context.Canceled, wire.Error{Code: wire.ErrCanceled, Msg: context.Canceled.Error()}},
