@@ -60,6 +60,34 @@ func TestPragmasThatWouldPartAReplicaAreRefused(t *testing.T) {
 	}
 }
 
+// What a query would tell of the connection that it happens to run on is refused.
+func TestQueriesForTheStateOfAnotherConnectionAreRefused(t *testing.T) {
+	db := testNode(t).DB()
+	db.SetMaxOpenConns(1)
+	mustExec(t, db, "CREATE TABLE t(a)")
+	mustExec(t, db, "PRAGMA foreign_keys=ON")
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries := []string{"SELECT * FROM pragma_foreign_keys", "SELECT count(*) FROM t, pragma_Recursive_Triggers", "SELECT query_only FROM pragma_query_only", "SELECT 1 FROM pragma_defer_foreign_keys", "SELECT a, total_changes() FROM t"}
+	for _, q := range queries {
+		var refused *RefusedError
+		if err := tx.QueryRow(q).Scan(new(any)); !errors.As(err, &refused) {
+			t.Errorf("in a transaction: %s: %v, want a RefusedError", q, err)
+		}
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range queries {
+		var refused *RefusedError
+		if err := db.QueryRow(q).Scan(new(any)); !errors.As(err, &refused) {
+			t.Errorf("%s: %v, want a RefusedError", q, err)
+		}
+	}
+}
+
 // TestPragmasInATransaction compares the pragmas that last for a transaction with SQLite's.
 func TestPragmasInATransaction(t *testing.T) {
 	ours, plain := pair(t, "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p)")

@@ -409,7 +409,7 @@ func TestRefusedStatements(t *testing.T) {
 	g.must("CREATE TABLE t(a)")
 	for _, sql := range []string{
 		"ATTACH ':memory:' AS x", "CREATE TEMP TABLE x(a)", "PRAGMA journal_mode=DELETE", "PRAGMA writable_schema=ON",
-		"INSERT INTO t SELECT sqlite_version()", "UPDATE sqlite_colmena SET idx=1", "DELETE FROM sqlite_colmena", "DROP TABLE sqlite_colmena",
+		"INSERT INTO t SELECT sqlite_version()", "INSERT INTO t SELECT fts5_source_id()", "UPDATE sqlite_colmena SET idx=1", "DELETE FROM sqlite_colmena", "DROP TABLE sqlite_colmena",
 		"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT a", "RELEASE colmena_unit", "INSERT INTO t VALUES(1); COMMIT", "INSERT INTO t VALUES(total_changes())",
 		"INSERT INTO t(rowid, a) VALUES(9223372036854775807, 1)", "INSERT INTO t VALUES(datetime('2020-01-01','localtime'))",
 		"VACUUM", "VACUUM INTO '/tmp/x'", "PRAGMA query_only=1",

@@ -57,7 +57,7 @@ var (
 	clockFunctions = map[string]int{"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "strftime": 1, "timediff": 0}
 	// hostFunctions tell replicas of one cluster apart, whatever calls them.
 	hostFunctions = set("sqlite_version", "sqlite_source_id", "sqlite_compileoption_used", "sqlite_compileoption_get",
-		"sqlite_offset", "load_extension", "total_changes", "sqlite_log")
+		"sqlite_offset", "load_extension", "total_changes", "sqlite_log", "fts5_source_id")
 )
 
 func set(names ...string) map[string]bool {
@@ -153,6 +153,8 @@ func (p *policy) function(name string) sqlite.Verdict {
 	switch {
 	case name == "load_extension":
 		p.facts.refused = &RefusedError{What: "load_extension", Advice: "extensions would escape the replica"}
+	case name == "total_changes" && p.reader:
+		p.facts.refused = &RefusedError{What: "the function total_changes", Advice: "connections of the node are shared, so it would not count your changes alone: add up the rows affected by each statement"}
 	case hostFunctions[name] && !p.reader:
 		p.facts.refused = &RefusedError{What: "the function " + name + " in a write", Advice: "its value differs between replicas; compute it in a query and pass it as a parameter"}
 	case p.deny != 0 && p.deny == p.calls:
@@ -198,10 +200,11 @@ func (p *policy) refusal(a sqlite.Action) *RefusedError {
 			return &RefusedError{"a virtual table of " + a.Arg2, "it tells replicas apart; " + strings.ToLower(a.Arg2) + " itself can be read in a query"}
 		}
 	case sqlite.ActionRead:
-		if name, is := strings.CutPrefix(strings.ToLower(a.Arg1), "pragma_"); is && ownPragmas[name] {
+		table := strings.ToLower(a.Arg1)
+		if name, is := strings.CutPrefix(table, "pragma_"); is && ownPragmas[name] {
 			return &RefusedError{"reading " + a.Arg1, "send PRAGMA " + name + " by itself: the connection answers it"}
 		}
-		if !p.reader && ownState(strings.ToLower(a.Arg1)) {
+		if !p.reader && ownState(table) {
 			return &RefusedError{"reading " + a.Arg1 + " in a write", "it tells replicas apart; read it in a query and pass what is needed as a parameter"}
 		}
 	case sqlite.ActionPragma:
