@@ -280,3 +280,26 @@ func TestTransactionsDoNotWaitForALeaderThatHangs(t *testing.T) {
 	d.open()
 	wantNumber(t, follower, colmena.Strong, 1, "SELECT sum(a) FROM t")
 }
+
+// TestForwardDoesNotWaitForALeaderThatHangs is the same of a call: whether its handler ran
+// is not known.
+func TestForwardDoesNotWaitForALeaderThatHangs(t *testing.T) {
+	c, d := newDammedCluster(t)
+	key := colmena.NewHandlerKey[int, int]("plus")
+	for _, n := range c.Running() {
+		if err := colmena.RegisterHandler(n, key, func(_ context.Context, i int) (int, error) { return i + 1, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	follower := c.Node(c.Follower())
+	d.shut(c.Node(c.Leader()).ID())
+	prompt(t, "a call while the leader hangs", 5*time.Second, func() {
+		if _, err := colmena.Forward(t.Context(), follower, key, 1); !errors.Is(err, colmena.ErrOutcomeUnknown) {
+			t.Errorf("a call that was on its way: %v", err)
+		}
+	})
+	if sum, err := colmena.Forward(limit(t), follower, key, 1); sum != 2 || err != nil {
+		t.Errorf("the next call: %d, %v", sum, err)
+	}
+	d.open()
+}

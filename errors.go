@@ -203,6 +203,8 @@ func (e *LimitError) Error() string { return "colmena: " + e.Msg }
 // returns before a connection was used, is safe; colmena's own wrap the context's
 // error together with what is known of the outcome. It is false too for a statement string
 // with a BEGIN or COMMIT of its own of which a part was committed before another failed.
+// Of a string that fails in a transaction, what stands before the failure stays in the
+// transaction, as in SQLite: roll back to a savepoint, or altogether, to do it again.
 //
 // One bare context error is not safe, and nothing tells it from the others: that of reading
 // the rows of INSERT ... RETURNING, when the context ends after the query has returned.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/mentasystems/colmena/internal/handlers"
 	"github.com/mentasystems/colmena/internal/members"
@@ -132,12 +133,32 @@ func (n *Node) newHandlers() *handlers.Set {
 	return handlers.New(handlers.Config{NodeID: n.ID, Term: n.lead.Term, During: n.lead.During, Group: n.group, Done: n.done, Closed: ErrClosed, Logger: n.log})
 }
 
+// forwardGrace is how long the answer of a node that leads no more is waited for: the
+// contexts of its handlers have ended.
+const forwardGrace = time.Second
+
+// forwardThere has the leader run a handler. One that hangs is not waited for when another
+// has led for a while.
+func (n *Node) forwardThere(ctx context.Context, leader string, req []byte) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(n.lead.Tenure(leader), func() {
+		select {
+		case <-time.After(forwardGrace):
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer stop()
+	return n.client.Call(ctx, leader, methodForward, req)
+}
+
 func (n *Node) forward(ctx context.Context, name string, body []byte) (out []byte, err error) {
 	lost := n.lead.Ask(ctx, n.lead.Deadline(), func(leader string, local bool) (again bool) {
 		if local {
 			out, err = n.handlers.Here(ctx, name, body)
 		} else {
-			out, err = n.client.Call(ctx, leader, methodForward, handlers.Encode(name, body))
+			out, err = n.forwardThere(ctx, leader, handlers.Encode(name, body))
 		}
 		return handlers.Undelivered(err)
 	})

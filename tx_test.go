@@ -110,15 +110,16 @@ func TestQueriesOfATransactionNest(t *testing.T) {
 
 func TestIsolationLevelsThatCannotBeGivenAreRefused(t *testing.T) {
 	db := testNode(t).DB()
-	for level := sql.LevelDefault; level <= sql.LevelLinearizable; level++ {
-		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: level, ReadOnly: true})
-		given := level == sql.LevelDefault || level == sql.LevelSerializable || level == sql.LevelSnapshot
-		if (err == nil) != given {
-			t.Errorf("%v: %v", level, err)
-		}
-		if err == nil {
-			if err := tx.Rollback(); err != nil {
-				t.Error(err)
+	for level := sql.LevelDefault - 1; level <= sql.LevelLinearizable+1; level++ {
+		for _, readOnly := range []bool{true, false} {
+			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: level, ReadOnly: readOnly})
+			if given := level >= sql.LevelDefault && level <= sql.LevelSerializable; (err == nil) != given {
+				t.Errorf("%v: %v", level, err)
+			}
+			if err == nil {
+				if err := tx.Rollback(); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}

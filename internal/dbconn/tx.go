@@ -38,11 +38,9 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 		return nil, c.errs.control("cannot start a transaction within a transaction")
 	}
 	readOnly := opts.ReadOnly || c.cfg.ReadOnly
-	switch level := sql.IsolationLevel(opts.Isolation); {
-	case level == sql.LevelDefault, level == sql.LevelSerializable:
-	case level == sql.LevelSnapshot && readOnly:
-	default:
-		return nil, c.errs.Refused("the isolation level "+level.String(), "transactions are serializable: use LevelDefault or LevelSerializable, or LevelSnapshot with ReadOnly")
+	// Weaker levels than what is given hold as well.
+	if level := sql.IsolationLevel(opts.Isolation); level < sql.LevelDefault || level > sql.LevelSerializable {
+		return nil, c.errs.Refused("the isolation level "+level.String(), "transactions are serializable: use LevelDefault or LevelSerializable")
 	}
 	if err := c.begin(ctx, readOnly); err != nil {
 		return nil, err

@@ -549,7 +549,8 @@ func TestHazard10CostlyEpochIsNotStoodOn(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		began = time.Now()
 		o.arrive()
-		if again := time.Since(began); again > took/2 {
+		// A short one is answered late by a disk that is busy with something else, too.
+		if again := time.Since(began); again > max(took/2, 50*time.Millisecond) {
 			t.Errorf("it was answered after %v; it ran for %v", again, took)
 		}
 		cancel()
