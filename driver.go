@@ -180,6 +180,9 @@ func (n *Node) connector(db string, o dbOptions, detach func()) driver.Connector
 	return dbconn.New(dbconn.Config{
 		Host: h, Values: values.Settings{Times: times.Format(o.timeFormat), Closed: n.done, ErrClosed: ErrClosed},
 		ForeignKeys: o.foreignKeys, ReadOnly: o.readOnly, Detach: detach,
+		Dropped: func() {
+			n.log.Warn("a transaction was rolled back because its connection went back to the pool before it had ended: begin it with DB.BeginTx, or on a sql.Conn that is kept until the end", "db", db)
+		},
 		Errors: dbconn.Errors{
 			Closed: ErrClosed, Aborted: ErrTxAborted, Statement: n.txStatementError, TooLarge: tooLarge, Code: sqlCode,
 			Refused: func(what, advice string) error { return &RefusedError{What: what, Advice: advice} },

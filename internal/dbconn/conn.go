@@ -67,7 +67,10 @@ func (c *conn) ResetSession(context.Context) error {
 // its pool: a transaction that was begun as text and not ended must not hold the writer
 // for as long as nobody uses the connection.
 func (c *conn) IsValid() bool {
-	c.endTx()
+	if c.tx != nil {
+		c.endTx()
+		c.cfg.Dropped()
+	}
 	return !c.closed && !c.host.Closed()
 }
 

@@ -76,6 +76,9 @@ type Config struct {
 	// ForeignKeys is what PRAGMA foreign_keys is at first. ReadOnly refuses writes.
 	ForeignKeys, ReadOnly bool
 	Detach                func() // called when the pool is closed, may be nil
+	// Dropped is told when a transaction was rolled back because its connection went back to
+	// the pool.
+	Dropped func()
 }
 
 // Connector makes connections, and holds what those of one pool share.

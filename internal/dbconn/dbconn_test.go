@@ -40,6 +40,7 @@ type host struct {
 	lose     bool // writes and commits fail
 	hang     bool // and hang until their context ends
 	detached int
+	dropped  atomic.Int32
 }
 
 func newHost(t *testing.T) *host {
@@ -207,7 +208,7 @@ func (h *host) errs() Errors {
 // open is a pool on the database.
 func (h *host) open(set func(*Config)) *sql.DB {
 	h.t.Helper()
-	cfg := Config{Host: h, Values: values.Settings{Times: times.SQLite, ErrClosed: errClosed}, Detach: func() { h.detached++ }, Errors: h.errs()}
+	cfg := Config{Host: h, Values: values.Settings{Times: times.SQLite, ErrClosed: errClosed}, Detach: func() { h.detached++ }, Dropped: func() { h.dropped.Add(1) }, Errors: h.errs()}
 	if set != nil {
 		set(&cfg)
 	}

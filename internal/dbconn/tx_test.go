@@ -95,11 +95,24 @@ func TestPooledConnectionKeepsNoTransaction(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
+		if n := h.dropped.Load(); n != 1 {
+			t.Errorf("%s: it was told of %d dropped transactions", begin, n)
+		}
 		connect(t, h.open(nil)).exec("INSERT INTO t VALUES(2)") // it waits for nobody
 		c = connect(t, db)
 		c.exec("PRAGMA query_only=off", "UPDATE t SET a = a")
 		if n := c.number("SELECT sum(a) FROM t"); n != 2 {
 			t.Errorf("%s: the rows add up to %d", begin, n)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		tx, err := db.BeginTx(t.Context(), nil)
+		if err == nil {
+			err = tx.Commit()
+		}
+		if n := h.dropped.Load(); err != nil || n != 1 {
+			t.Errorf("%s: after another that ended it was told of %d, %v", begin, n, err)
 		}
 	}
 }
