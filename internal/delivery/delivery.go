@@ -6,6 +6,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -222,8 +223,11 @@ func (s *Service) giveUp(sent bool, err, last error) error {
 	}
 	reasons := []string{}
 	for _, e := range []error{err, last, s.cfg.Halted()} {
-		if e != nil {
-			reasons = append(reasons, plain(e))
+		if e == nil {
+			continue
+		}
+		if s := plain(e); !slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(r, s) }) {
+			reasons = append(reasons, s)
 		}
 	}
 	cause := errors.Join(err, last)
