@@ -114,6 +114,8 @@ func (g *generator) next() *step {
 		return g.begin()
 	case g.inTx() && g.chance(7):
 		return g.end()
+	case g.tx && !g.readOnly && g.chance(2):
+		return g.another()
 	case g.chance(5) && !g.readOnly:
 		return g.savepoint()
 	}
@@ -165,6 +167,12 @@ func (g *generator) end() *step {
 		return &step{query: "RELEASE " + g.saved[0], control: []control{{"RELEASE", g.saved[0]}}}
 	}
 	return &step{query: pick(g, "COMMIT", "END", "commit transaction ;"), control: []control{{kind: "COMMIT"}}}
+}
+
+// another makes a step that puts another transaction in the place of that of a sql.Tx.
+func (g *generator) another() *step {
+	end := pick(g, "COMMIT", "ROLLBACK")
+	return &step{query: end + "; BEGIN", control: []control{{kind: end}, {kind: "BEGIN"}}}
 }
 
 // savepoint makes a step about savepoints, and now and then one that is misplaced.

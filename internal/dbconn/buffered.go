@@ -81,12 +81,7 @@ func (r *bufferedResult) RowsAffected() (int64, error) {
 }
 
 // Commit implements driver.Tx.
-func (t *bufferedTx) Commit() error {
-	if t.c.tx != t {
-		return t.c.errs.control("cannot commit - no transaction is active")
-	}
-	return t.commit(t.ctx)
-}
+func (t *bufferedTx) Commit() error { return t.c.commitTx(t.ctx) }
 
 func (t *bufferedTx) commit(ctx context.Context) error {
 	t.c.tx = nil
@@ -107,10 +102,9 @@ func (t *bufferedTx) commit(ctx context.Context) error {
 }
 
 // Rollback implements driver.Tx.
-func (t *bufferedTx) Rollback() error {
-	if t.c.tx != t {
-		return t.c.errs.control("cannot rollback - no transaction is active")
-	}
+func (t *bufferedTx) Rollback() error { return t.c.rollbackTx() }
+
+func (t *bufferedTx) rollback() error {
 	t.c.tx = nil
 	return nil
 }

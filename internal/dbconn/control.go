@@ -53,7 +53,7 @@ func (c *conn) control(ctx context.Context, s sqltext.Control, query string) err
 	case sqltext.Commit:
 		return c.tx.commit(ctx)
 	case sqltext.Rollback:
-		return c.tx.Rollback()
+		return c.tx.rollback()
 	}
 	t, ok := c.tx.(*writeTx)
 	if !ok {
@@ -73,9 +73,9 @@ func (c *conn) control(ctx context.Context, s sqltext.Control, query string) err
 func (c *conn) controlOutside(ctx context.Context, s sqltext.Control, query string) error {
 	switch s.Kind {
 	case sqltext.Commit:
-		return c.errs.control("cannot commit - no transaction is active")
+		return c.noTx("commit")
 	case sqltext.Rollback:
-		return c.errs.control("cannot rollback - no transaction is active")
+		return c.noTx("rollback")
 	case sqltext.Release, sqltext.RollbackTo:
 		return c.errs.control("no such savepoint: " + s.Name)
 	case sqltext.Begin:

@@ -2,7 +2,6 @@ package dbconn
 
 import (
 	"context"
-	"database/sql"
 
 	"github.com/mentasystems/colmena/internal/engine"
 	"github.com/mentasystems/colmena/internal/sqlite"
@@ -14,6 +13,7 @@ import (
 // readTx is a read-only transaction.
 type readTx struct {
 	c    *conn
+	ctx  context.Context // of its begin
 	snap Snapshot
 }
 
@@ -22,7 +22,7 @@ func (c *conn) beginRead(ctx context.Context) (transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &readTx{c: c, snap: snap}, nil
+	return &readTx{c: c, ctx: ctx, snap: snap}, nil
 }
 
 // run runs a statement string on the snapshot, whose connection cannot write.
@@ -73,17 +73,14 @@ func (e *Errors) writeInReadTx() error {
 }
 
 // Commit implements driver.Tx.
-func (t *readTx) Commit() error { return t.end() }
+func (t *readTx) Commit() error { return t.c.commitTx(t.ctx) }
 
 // Rollback implements driver.Tx.
-func (t *readTx) Rollback() error { return t.end() }
+func (t *readTx) Rollback() error { return t.c.rollbackTx() }
 
-func (t *readTx) commit(context.Context) error { return t.end() }
+func (t *readTx) commit(context.Context) error { return t.rollback() }
 
-func (t *readTx) end() error {
-	if t.c.tx != t {
-		return sql.ErrTxDone
-	}
+func (t *readTx) rollback() error {
 	t.c.tx = nil
 	err := t.snap.Close()
 	if t.c.host.Closed() {

@@ -20,6 +20,7 @@ type transaction interface {
 	// commit is Commit under a context, and may leave the transaction open, as SQLite's
 	// COMMIT may.
 	commit(ctx context.Context) error
+	rollback() error
 	// drop lets go of it without a word.
 	drop()
 }
@@ -143,17 +144,34 @@ func (t *writeTx) run(ctx context.Context, kw sqltext.Keyword, query string, arg
 	return values.Returned(res.Rows), nil
 }
 
-// Commit implements driver.Tx.
-func (t *writeTx) Commit() error {
-	if t.c.tx != t {
-		return t.c.errs.control("cannot commit - no transaction is active")
+// commitTx commits for a sql.Tx whatever transaction the connection is in: a statement may have
+// ended the one that it began, and have begun another. SQLite's drivers send COMMIT.
+func (c *conn) commitTx(ctx context.Context) error {
+	if c.tx == nil {
+		return c.noTx("commit")
 	}
-	err := t.commit(t.ctx)
-	if t.c.tx == t { // a deferred constraint failed: SQLite would go on, and database/sql does not
-		t.c.endTx()
-	}
+	err := c.tx.commit(ctx)
+	c.endTx() // if a deferred constraint failed: SQLite would go on, and database/sql does not
 	return err
 }
+
+// rollbackTx is commitTx for ROLLBACK.
+func (c *conn) rollbackTx() error {
+	if c.tx == nil {
+		return c.noTx("rollback")
+	}
+	return c.tx.rollback()
+}
+
+func (c *conn) noTx(what string) error {
+	if c.host.Closed() {
+		return c.errs.Closed
+	}
+	return c.errs.control("cannot " + what + " - no transaction is active")
+}
+
+// Commit implements driver.Tx.
+func (t *writeTx) Commit() error { return t.c.commitTx(t.ctx) }
 
 // commit ends the transaction, unless a deferred constraint keeps it open.
 func (t *writeTx) commit(ctx context.Context) error {
@@ -171,12 +189,11 @@ func (t *writeTx) commit(ctx context.Context) error {
 	return err
 }
 
-// Rollback implements driver.Tx. Its error says that what the transaction had read rested
-// on writes that were lost.
-func (t *writeTx) Rollback() error {
-	if t.c.tx != t {
-		return t.c.errs.control("cannot rollback - no transaction is active")
-	}
+// Rollback implements driver.Tx.
+func (t *writeTx) Rollback() error { return t.c.rollbackTx() }
+
+// rollback's error says that what the transaction had read rested on writes that were lost.
+func (t *writeTx) rollback() error {
 	t.c.tx = nil
 	if t.ended != nil {
 		return nil

@@ -81,6 +81,53 @@ func TestTransactionThatAStatementEndedStaysEnded(t *testing.T) {
 	}
 }
 
+// Where a statement has ended the transaction of a sql.Tx and has begun another, that is the
+// one which the sql.Tx ends, under its own context and not that of the statement.
+func TestTransactionBegunInThePlaceOfAnother(t *testing.T) {
+	h := newHost(t)
+	db := h.open(nil)
+	connect(t, db).exec("CREATE TABLE t(a)")
+	for _, begin := range []struct{ readOnly, buffered bool }{{}, {readOnly: true}, {buffered: true}} {
+		for _, commit := range []bool{true, false} {
+			connect(t, db).exec("DELETE FROM t")
+			h.buffers = begin.buffered
+			tx, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: begin.readOnly})
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.buffers = false
+			short, cancel := context.WithCancel(t.Context())
+			_, err = tx.ExecContext(short, "COMMIT; BEGIN; INSERT INTO t VALUES(1)")
+			cancel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			end := tx.Rollback
+			if commit {
+				end = tx.Commit
+			}
+			if err := end(); err != nil {
+				t.Errorf("%+v, commit %v: %v", begin, commit, err)
+			}
+			if n := connect(t, db).number("SELECT count(*) FROM t"); commit != (n == 1) {
+				t.Errorf("%+v, commit %v: %d rows", begin, commit, n)
+			}
+			if tx, err = db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: begin.readOnly}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec("COMMIT"); err != nil {
+				t.Fatal(err)
+			}
+			if code, _ := h.errs().Code(tx.Commit()); code != sqlite.Generic {
+				t.Errorf("%+v: a commit without a transaction gives code %d", begin, code)
+			}
+		}
+	}
+	if n := h.dropped.Load(); n != 0 {
+		t.Errorf("%d transactions were dropped", n)
+	}
+}
+
 // A connection that goes back to the pool in a transaction lets go of it.
 func TestPooledConnectionKeepsNoTransaction(t *testing.T) {
 	for _, begin := range []string{"BEGIN", "SAVEPOINT a", "PRAGMA query_only=on; BEGIN"} {
