@@ -48,7 +48,8 @@ func (n *Node) txStatementError(err error) error {
 // also when f panics. When the transaction was aborted through no fault of f's, because
 // the leader changed say, it is run again, until ctx ends or it has been tried 16 times: f
 // must have no effects beside those of its tx. An error of f's that does not say so, a SQL
-// error among them, is returned as it is; so is ErrOutcomeUnknown.
+// error or that of a statement which took too long among them, is returned as it is; so is
+// ErrOutcomeUnknown.
 func InTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
 	for try := 1; ; try++ {
 		err := inTx(ctx, db, opts, f)
@@ -79,6 +80,8 @@ func mayRunAgain(err error) bool {
 		return false
 	case errors.As(err, &aborted):
 		return aborted.Reason == TxAbortLeader || aborted.Reason == TxAbortWait || aborted.Reason == TxAbortRepeat
+	case !errors.Is(err, ErrNoLeader) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+		return false // a statement's own time was up, or Config.MaxStatementTime: it would be again
 	}
 	return (errors.Is(err, ErrNotApplied) || errors.Is(err, ErrNoLeader)) && !errors.Is(err, ErrClosed)
 }
