@@ -133,8 +133,9 @@ type Config struct {
 	// acknowledged writes and may damage the log. Refused unless the node is alone.
 	UnsafeNoRaftLogFsync bool
 
-	// MaxStatementTime bounds how long one write may run on the leader. Default 30 s;
-	// negative: no bound.
+	// MaxStatementTime bounds how long one write, or one statement of an interactive
+	// transaction, may take on the leader, what it waits for others there included. Default
+	// 30 s; negative: no bound.
 	MaxStatementTime time.Duration
 	// TxWaitTimeout bounds how long the leader lets a transaction, or a write, wait for an
 	// interactive transaction that holds the writer. After it: *TxAbortedError, which names

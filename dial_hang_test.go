@@ -183,6 +183,11 @@ func TestCommitEndsWithTheContextOfItsBegin(t *testing.T) {
 		cancel()
 		d.open()
 		c.WaitReady()
+		rows, e := number(limit(t), c.Node(c.Leader()), colmena.Strong, "SELECT count(*) FROM t")
+		if e != nil || rows == 0 && err == nil || rows > 0 && colmena.SafeToRetry(err) {
+			t.Errorf("%d rows, %v, of a commit that said: %v", rows, e, err)
+		}
+		exec(t, c.Node(c.Leader()), "DELETE FROM t")
 	}
 }
 

@@ -137,3 +137,37 @@ func TestFullDiskOnASingleNodeRefusesWritesAndLosesNothing(t *testing.T) {
 		t.Errorf("%d rows, %d were acknowledged, %v", count, acked, err)
 	}
 }
+
+// A disk that is full ends the transaction that met it, which is told so, and nothing else.
+func TestHazard05FullDiskEndsTheTransaction(t *testing.T) {
+	disk := smallDisk(t, 64)
+	n, err := colmena.New(colmena.Config{DataDir: filepath.Join(disk, "node")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	exec(t, n, "CREATE TABLE t(a)")
+	tx, err := n.DB().BeginTx(limit(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+		t.Fatal(err)
+	}
+	release := fill(t, disk)
+	for i := 0; err == nil && i < 20; i++ {
+		_, err = tx.Exec("INSERT INTO t VALUES(zeroblob(4 << 20))")
+	}
+	const full = 13
+	var e *colmena.SQLError
+	if !errors.As(err, &e) || e.Primary != full || errors.Is(err, colmena.ErrTxAborted) || !colmena.SafeToRetry(err) {
+		t.Errorf("the statement that met it: %v", err)
+	}
+	var aborted *colmena.TxAbortedError
+	if err := tx.Commit(); !errors.As(err, &aborted) || aborted.Reason != colmena.TxAbortStatement {
+		t.Errorf("the commit: %v", err)
+	}
+	release()
+	exec(t, n, "INSERT INTO t VALUES(2)")
+	wantNumber(t, n, colmena.Strong, 2, "SELECT sum(a) FROM t")
+}

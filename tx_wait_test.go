@@ -91,3 +91,120 @@ func TestStatementsStoppedInATransaction(t *testing.T) {
 	}
 	wantNumber(t, leader, colmena.Strong, 2, "SELECT count(*) FROM t")
 }
+
+// A transaction that is idle, or open, for too long is aborted, on every node, and its client
+// is told which of the two it was.
+func TestTransactionsThatTakeTooLong(t *testing.T) {
+	for reason, set := range map[colmena.TxAbortReason]func(*colmena.Config){
+		colmena.TxAbortIdle: func(cfg *colmena.Config) { cfg.TxIdleTimeout, cfg.TxTimeout = 50*time.Millisecond, -1 },
+		colmena.TxAbortTime: func(cfg *colmena.Config) { cfg.TxIdleTimeout, cfg.TxTimeout = -1, 50*time.Millisecond },
+	} {
+		c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { set(cfg) })
+		leader, follower := leaderAndFollower(t, c)
+		exec(t, leader, "CREATE TABLE t(a)")
+		for name, n := range map[string]*colmena.Node{"leader": leader, "follower": follower} {
+			for _, query := range []string{"INSERT INTO t VALUES(1)", "COMMIT", "ROLLBACK"} {
+				tx, err := n.DB().BeginTx(limit(t), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := tx.Exec("INSERT INTO t VALUES(1)"); err != nil {
+					t.Fatal(err)
+				}
+				exec(t, leader, "INSERT INTO t VALUES(2)") // it waits until the transaction is over
+				switch query {
+				case "COMMIT":
+					err = tx.Commit()
+				case "ROLLBACK":
+					err = tx.Rollback()
+				default:
+					_, err = tx.Exec(query)
+				}
+				var aborted *colmena.TxAbortedError
+				told := errors.As(err, &aborted) && aborted.Reason == reason && colmena.SafeToRetry(err)
+				if !told && !(query == "ROLLBACK" && err == nil) {
+					t.Errorf("%s, %s: %v, want %q", name, query, err, reason)
+				}
+				_ = tx.Rollback()
+			}
+		}
+		wantNumber(t, leader, colmena.Strong, 0, "SELECT count(*) FROM t WHERE a = 1")
+	}
+}
+
+// A read-only transaction on a follower begins as fresh as its level says, stays as it began,
+// and waits for no transaction that writes.
+func TestReadOnlyTransactionsOnAFollower(t *testing.T) {
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.LeaderWait = 200 * time.Millisecond })
+	leader, follower := leaderAndFollower(t, c)
+	exec(t, leader, "CREATE TABLE t(a)")
+	writer, err := leader.DB().BeginTx(limit(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func(level colmena.ConsistencyLevel) (*sql.Tx, error) {
+		return follower.DB().BeginTx(colmena.WithConsistency(limit(t), level), &sql.TxOptions{ReadOnly: true})
+	}
+	count := func(tx *sql.Tx, want int, what string) {
+		t.Helper()
+		var n int
+		if err := tx.QueryRow("SELECT count(*) FROM t").Scan(&n); err != nil || n != want {
+			t.Errorf("%s: %d rows, %v; want %d", what, n, err, want)
+		}
+	}
+	for i := range 20 {
+		exec(t, leader, "INSERT INTO t VALUES(1)")
+		for _, level := range []colmena.ConsistencyLevel{colmena.Weak, colmena.Strong} {
+			tx, err := begin(level)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback() }()
+			count(tx, i+1, level.String())
+			if i == 0 {
+				defer count(tx, 1, "after all that was written")
+			}
+		}
+	}
+	if _, err := writer.Exec("DELETE FROM t"); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := begin(colmena.Strong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count(tx, 20, "beside a transaction that writes")
+	if err := errors.Join(tx.Commit(), writer.Commit()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, follower, "INSERT INTO t VALUES(2)")
+	if tx, err = begin(colmena.None); err != nil {
+		t.Fatal(err)
+	}
+	count(tx, 1, "this node's own write")
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	isolate(c, indexOf(c, follower))
+	c.Until("the follower knows no leader", func() bool { _, ok := follower.Leader(); return !ok })
+	if _, err := begin(colmena.Strong); !errors.Is(err, colmena.ErrNoLeader) {
+		t.Errorf("Strong without a leader: %v", err)
+	}
+	if tx, err = begin(colmena.None); err != nil {
+		t.Fatal(err)
+	}
+	count(tx, 1, "None without a leader")
+	if err := tx.Commit(); err != nil {
+		t.Error(err)
+	}
+	isolate(c, -1)
+	c.WaitReady()
+}
+
+func indexOf(c *testcluster.Cluster, n *colmena.Node) int {
+	for i := 0; ; i++ {
+		if c.Node(i) == n {
+			return i
+		}
+	}
+}

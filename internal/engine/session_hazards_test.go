@@ -33,24 +33,56 @@ func TestHazard04SessionsDeferredForeignKeyIsFoundAtCommit(t *testing.T) {
 }
 
 func TestHazard05StatementThatEndsTheTransactionEndsTheSession(t *testing.T) {
-	bothWays(t, 2, func(t *testing.T, g *group) {
-		g.must("CREATE TABLE t(a UNIQUE)")
-		x := g.beginTx()
-		x.must("INSERT INTO t VALUES(1)")
-		if r := x.run("INSERT OR ROLLBACK INTO t VALUES(1)"); !isCode(r.Err, sqlite.Constraint) || !r.Over {
-			t.Errorf("got %+v", r)
+	for _, end := range endsTheTransaction {
+		bothWays(t, 2, func(t *testing.T, g *group) {
+			g.must(endingTable)
+			x := g.beginTx()
+			x.must("INSERT INTO t VALUES(1)")
+			if r := x.run(end); !isCode(r.Err, sqlite.Constraint) || !r.Over {
+				t.Errorf("%s: got %+v", end, r)
+			}
+			var over *AbortedError
+			if r := x.run("INSERT INTO t VALUES(2)"); !errors.As(r.Err, &over) || over.Reason != AbortStatement {
+				t.Errorf("%s: got %v", end, r.Err)
+			}
+			if r := x.commit(); !errors.As(r.Err, &over) {
+				t.Errorf("%s: got %v", end, r.Err)
+			}
+			if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[]" {
+				t.Errorf("%s: got %s", end, got)
+			}
+			g.must("INSERT INTO t VALUES(3)")
+		})
+	}
+}
+
+// endsTheTransaction are statements that do so on endingTable where it holds the row 1.
+var endsTheTransaction = []string{"INSERT OR ROLLBACK INTO t VALUES(1)", "INSERT INTO t VALUES(-1)", "INSERT INTO t VALUES(7); UPDATE t SET a = -1 WHERE a = 7"}
+
+const endingTable = "CREATE TABLE t(a UNIQUE);" +
+	"CREATE TRIGGER ti AFTER INSERT ON t WHEN new.a < 0 BEGIN SELECT RAISE(ROLLBACK, 'negative'); END;" +
+	"CREATE TRIGGER tu BEFORE UPDATE ON t WHEN new.a < 0 BEGIN SELECT RAISE(ROLLBACK, 'negative'); END"
+
+// Each of them is an error of its own unit alone, whatever has finished in its epoch.
+func TestHazard05UnitThatEndsTheTransactionFailsAlone(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must(endingTable + "; INSERT INTO t VALUES(1)")
+	var wg sync.WaitGroup
+	for i := range 40 {
+		sql := fmt.Sprintf("INSERT INTO t VALUES(%d)", 100+i)
+		if i%4 == 3 {
+			sql = endsTheTransaction[i/4%len(endsTheTransaction)]
 		}
-		var over *AbortedError
-		if r := x.run("INSERT INTO t VALUES(2)"); !errors.As(r.Err, &over) || over.Reason != AbortStatement {
-			t.Errorf("got %v", r.Err)
-		}
-		if r := x.commit(); !errors.As(r.Err, &over) {
-			t.Errorf("got %v", r.Err)
-		}
-		if got := fmt.Sprint(g.query(0, "SELECT a FROM t")); got != "[]" {
-			t.Errorf("got %s", got)
-		}
-	})
+		wg.Go(func() {
+			if _, err := g.exec(sql); isCode(err, sqlite.Constraint) != (i%4 == 3) || i%4 != 3 && err != nil {
+				t.Errorf("%s: %v", sql, err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := fmt.Sprint(g.query(0, "SELECT count(*), min(a) FROM t")); got != "[[31 1]]" {
+		t.Errorf("got %s", got)
+	}
 }
 
 // A write that was stopped ends SQLite's transaction; the session goes on all the same.
