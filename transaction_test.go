@@ -76,6 +76,43 @@ func TestTransactionsFromEveryNode(t *testing.T) {
 	}
 }
 
+// What a transaction writes has one time, that of its first statement, on every node. Its
+// queries see the clock.
+func TestTimeInATransaction(t *testing.T) {
+	c := testcluster.New(t, 3)
+	leader, follower := leaderAndFollower(t, c)
+	exec(t, leader, "CREATE TABLE t(at DEFAULT(julianday('now')))")
+	for name, n := range map[string]*colmena.Node{"leader": leader, "follower": follower} {
+		tx, err := n.DB().BeginTx(limit(t), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clock := func() (now float64) {
+			t.Helper()
+			if err := tx.QueryRow("SELECT julianday('now')").Scan(&now); err != nil {
+				t.Fatal(err)
+			}
+			return now
+		}
+		began := time.Now().UnixMilli()
+		c.Until("the clock has moved", func() bool { return time.Now().UnixMilli() > began+1 })
+		first := clock()
+		c.Until("a query sees that", func() bool { return clock() > first })
+		for range 2 {
+			if _, err := tx.Exec("INSERT INTO t DEFAULT VALUES"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var least, most float64
+		if err := tx.QueryRow("SELECT min(at), max(at) FROM t").Scan(&least, &most); err != nil || least != most || least > first || least < 2440587.5+float64(began)/86400_000 {
+			t.Errorf("%s: rows of %f to %f, %v; the first statement saw %f", name, least, most, err, first)
+		}
+		if err := tx.Rollback(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestBeginAndCommitAsText(t *testing.T) {
 	c := testcluster.New(t, 3)
 	_, follower := leaderAndFollower(t, c)
