@@ -56,6 +56,42 @@ func TestTransactionsThatWaitForAnother(t *testing.T) {
 	wantNumber(t, leader, colmena.Strong, 0, "SELECT count(*) FROM t WHERE a < 0")
 }
 
+// A transaction that is told it was aborted, because it waited too long for another one, is: on
+// every node.
+func TestTransactionThatWaitedInVainIsAborted(t *testing.T) {
+	c := testcluster.New(t, 3, func(_ int, cfg *colmena.Config) { cfg.TxWaitTimeout = 50 * time.Millisecond })
+	leader, follower := leaderAndFollower(t, c)
+	exec(t, leader, "CREATE TABLE t(a)")
+	for name, n := range map[string]*colmena.Node{"leader": leader, "follower": follower} {
+		var tx [2]*sql.Tx
+		for i := range tx {
+			var err error
+			if tx[i], err = n.DB().BeginTx(limit(t), nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := tx[0].Exec("INSERT INTO t VALUES(1)"); err != nil {
+			t.Fatal(err)
+		}
+		wantWait := func(what string, err error) {
+			t.Helper()
+			var aborted *colmena.TxAbortedError
+			if !errors.As(err, &aborted) || aborted.Reason != colmena.TxAbortWait || aborted.Holder == "" || !colmena.SafeToRetry(err) {
+				t.Errorf("%s: %s: %v", name, what, err)
+			}
+		}
+		_, err := tx[1].Exec("INSERT INTO t VALUES(-1)")
+		wantWait("a statement that waits", err)
+		if err := tx[0].Commit(); err != nil {
+			t.Error(err)
+		}
+		_, err = tx[1].Exec("INSERT INTO t VALUES(-1)")
+		wantWait("the next one, when the writer is free", err)
+		wantWait("the commit", tx[1].Commit())
+	}
+	wantNumber(t, leader, colmena.Strong, 2, "SELECT sum(a) FROM t")
+}
+
 // A statement that its context stops while it runs gives that context's error, on every
 // node, and its transaction goes on.
 func TestStatementsStoppedInATransaction(t *testing.T) {

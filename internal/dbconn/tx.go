@@ -130,9 +130,10 @@ func (t *writeTx) run(ctx context.Context, kw sqltext.Keyword, query string, arg
 	}
 	if res.Err != nil {
 		err := t.c.errs.Statement(res.Err)
-		if res.Over {
+		aborted := errors.Is(err, t.c.errs.Aborted) // not over if it waited in vain for another to end, but its client is told that it is
+		if res.Over || aborted {
 			t.tx.Abort()
-			if t.ended = err; !errors.Is(err, t.c.errs.Aborted) {
+			if t.ended = err; !aborted {
 				t.ended = t.c.errs.RolledBack(err)
 			}
 		}
