@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -164,8 +165,9 @@ var errDone = errors.New("the transaction has ended")
 // what was asked for has ended.
 func (r *Remote) broken(req *wire.SessionRequest, err error, canceled bool) engine.StepResult {
 	_ = r.st.Close()
-	// As text: what ended the stream says nothing of what ran on it.
-	lost := &engine.AbortedError{Reason: engine.AbortLeader, Cause: fmt.Errorf("node %q, on which it ran, has not answered: %v", r.from, err)}
+	// As text, and without the word that an outcome is unknown: what ended the stream says nothing of what ran on it.
+	why := strings.TrimPrefix(err.Error(), rpc.ErrInterrupted.Error()+": ")
+	lost := &engine.AbortedError{Reason: engine.AbortLeader, Cause: fmt.Errorf("node %q, on which it ran, has not answered: %s", r.from, why)}
 	r.over = lost
 	switch {
 	case req.Kind == wire.SessionCommit:
