@@ -50,6 +50,9 @@ func (n *Node) txStatementError(err error) error {
 // must have no effects beside those of its tx. An error of f's that does not say so, a SQL
 // error or that of a statement which took too long among them, is returned as it is; so is
 // ErrOutcomeUnknown.
+//
+// Without an end of ctx that may take 16 times Config.TxWaitTimeout, or LeaderWait. In f only tx
+// writes: a write through db would wait for f's own transaction, at every try.
 func InTx(ctx context.Context, db *sql.DB, opts *sql.TxOptions, f func(*sql.Tx) error) error {
 	for try := 1; ; try++ {
 		err := inTx(ctx, db, opts, f)
