@@ -53,6 +53,10 @@ func MaxStaleness(d time.Duration) DBOption {
 // DBOption. Reading does not depend on it: a text in a column declared DATE, DATETIME or
 // TIMESTAMP is parsed in every form that SQLite's date functions, this package and the
 // modernc.org/sqlite driver write; one that is no time stays a string.
+//
+// A time that its format cannot hold is an error: in a text one whose year has not four
+// digits, in nanoseconds one that is more than 292 years from 1970, the zero Time among them.
+// One whose zone is not of whole minutes is stored in UTC.
 type TimeFormat int
 
 const (
@@ -129,7 +133,8 @@ func (n *Node) closeDefault() {
 
 // OpenDB returns a new pool of connections to a database, which the caller closes. The
 // database is made by the first write to it. A name has 1 to 64 of the characters a-z,
-// 0-9, '_' and '-'; "" stands for DefaultDatabase. A connection holds no file of its
+// 0-9, '_' and '-'; "" stands for DefaultDatabase. A cluster holds at most 1024: the write
+// that would make one more is refused with a *LimitError. A connection holds no file of its
 // own and costs next to nothing.
 func (n *Node) OpenDB(name string, opts ...DBOption) (*sql.DB, error) {
 	c, err := n.Connector(name, opts...)

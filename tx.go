@@ -16,9 +16,9 @@ const (
 	// TxInteractive, the default: statements run on the leader as they are sent, with
 	// their results and errors at once, and see one another's writes.
 	TxInteractive TxMode = iota + 1
-	// TxBuffered collects statements, which must be writes, and sends them at Commit as one
-	// atomic write. Nothing is held meanwhile. Queries are refused, and the counts of a
-	// result are known after Commit.
+	// TxBuffered collects statements, which must begin with a writing keyword, and sends them at
+	// Commit as one atomic write: at most 63 MiB. Nothing is held meanwhile. Queries, savepoints
+	// and WITH are refused, errors come at Commit, and the counts of a result are known after it.
 	TxBuffered
 )
 
