@@ -28,7 +28,7 @@ const (
 	DefaultSnapshotThreshold = 8192
 	DefaultMaxStatementTime  = 30 * time.Second
 	DefaultTxWaitTimeout     = 10 * time.Second
-	DefaultTxIdleTimeout     = 15 * time.Second
+	DefaultTxIdleTimeout     = 5 * time.Second
 	DefaultTxTimeout         = time.Minute
 	DefaultMaxResultBytes    = 8 << 20
 	DefaultMaxConns          = 1024
@@ -142,7 +142,8 @@ type Config struct {
 	// the holder. Default 10 s; negative: no bound.
 	TxWaitTimeout time.Duration
 	// TxIdleTimeout bounds how long an interactive transaction may ask for nothing while
-	// it holds the writer. Default 15 s; negative: no bound.
+	// it holds the writer. Default 5 s; negative: no bound. It is shorter than TxWaitTimeout,
+	// so that those who wait get the writer when a client falls silent, and no error.
 	TxIdleTimeout time.Duration
 	// TxTimeout bounds how long an interactive transaction may hold the writer. Default
 	// 60 s; negative: no bound.

@@ -2,6 +2,7 @@ package colmena
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -59,15 +60,20 @@ type (
 	pinKey      struct{}
 )
 
-// WithConsistency sets the level of reads under the context.
+// WithConsistency sets the level of reads under the context, in the place of what it or the
+// handle says of level or staleness. A level that does not exist gives a *RefusedError.
 func WithConsistency(ctx context.Context, level ConsistencyLevel) context.Context {
+	if level != 0 && ctx.Value(staleKey{}) != nil {
+		ctx = context.WithValue(ctx, staleKey{}, time.Duration(0))
+	}
 	return context.WithValue(ctx, levelKey{}, level)
 }
 
 // WithMaxStaleness makes reads under the context local, like None, but only while
 // this node can prove that its state is at most d old; else they give ErrStale. The
 // proof is what the leader said when it was last asked, by any read of the database
-// above None; it is asked again when that is older than d.
+// above None; it is asked again when that is older than d. 0 sets no bound, and a negative
+// one gives a *RefusedError.
 func WithMaxStaleness(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, staleKey{}, d)
 }
@@ -92,22 +98,28 @@ type readMode struct {
 	minIndex uint64
 }
 
-func (n *Node) readMode(ctx context.Context, handle *dbOptions) readMode {
+func (n *Node) readMode(ctx context.Context, handle *dbOptions) (readMode, error) {
 	m := readMode{level: n.cfg.Consistency, stale: handle.maxStaleness}
 	if handle.level != 0 {
 		m.level = handle.level
 	}
 	if l, ok := ctx.Value(levelKey{}).(ConsistencyLevel); ok && l != 0 {
+		if l < 0 || l > Strong {
+			return m, &RefusedError{What: fmt.Sprintf("consistency level %d", l), Advice: "it is None, Weak or Strong"}
+		}
 		m.level, m.stale = l, 0
 	}
 	if d, ok := ctx.Value(staleKey{}).(time.Duration); ok {
+		if d < 0 {
+			return m, &RefusedError{What: fmt.Sprintf("a staleness of at most %v", d), Advice: "a state is never newer than now"}
+		}
 		m.stale = d
 	}
 	if m.stale > 0 {
 		m.level = None
 	}
 	m.minIndex, _ = ctx.Value(minIndexKey{}).(uint64)
-	return m
+	return m, nil
 }
 
 // pins reports whether writes under ctx have their own calls of the clock and of

@@ -28,7 +28,11 @@ func (n *Node) CopyTo(ctx context.Context, db string, w io.Writer) (index uint64
 	if err != nil {
 		return 0, err
 	}
-	if err := n.freshenHere(ctx, name, n.readMode(ctx, &dbOptions{})); err != nil {
+	mode, err := n.readMode(ctx, &dbOptions{})
+	if err != nil {
+		return 0, err
+	}
+	if err := n.freshenHere(ctx, name, mode); err != nil {
 		return 0, err
 	}
 	c := plainfile.Copier{Scratch: n.scratch(), Databases: n.dbs, Done: n.done, Closed: ErrClosed, Error: readError}

@@ -211,9 +211,12 @@ type handle struct {
 func (h *handle) Closed() bool                  { return h.n.isClosed() }
 func (h *handle) Pins(ctx context.Context) bool { return h.n.pins(ctx) }
 
-func (h *handle) Buffers(ctx context.Context) bool {
+func (h *handle) Buffers(ctx context.Context) (bool, error) {
 	mode, _ := ctx.Value(txModeKey{}).(TxMode)
-	return mode == TxBuffered || mode == 0 && h.o.buffered
+	if mode < 0 || mode > TxBuffered {
+		return false, &RefusedError{What: fmt.Sprintf("transaction mode %d", mode), Advice: "it is TxInteractive or TxBuffered"}
+	}
+	return mode == TxBuffered || mode == 0 && h.o.buffered, nil
 }
 
 func (h *handle) Write(ctx context.Context, u wire.Unit) (wire.UnitResult, error) {
@@ -221,19 +224,30 @@ func (h *handle) Write(ctx context.Context, u wire.Unit) (wire.UnitResult, error
 }
 
 func (h *handle) Read(ctx context.Context, sql string, args wire.Args, pre wire.PreState) (values.RowSource, error) {
-	return h.n.read(ctx, h.db, h.n.readMode(ctx, &h.o), sql, args, pre)
+	m, err := h.n.readMode(ctx, &h.o)
+	if err != nil {
+		return nil, err
+	}
+	return h.n.read(ctx, h.db, m, sql, args, pre)
 }
 
 func (h *handle) Classify(ctx context.Context, sql string, local bool) (engine.Class, error) {
 	m := readMode{level: None}
 	if !local {
-		m = h.n.readMode(ctx, &h.o)
+		var err error
+		if m, err = h.n.readMode(ctx, &h.o); err != nil {
+			return 0, err
+		}
 	}
 	return h.n.reads.Classify(ctx, h.db, m.asks(), sql)
 }
 
 func (h *handle) Snapshot(ctx context.Context) (dbconn.Snapshot, error) {
-	s, err := h.n.reads.Snapshot(ctx, h.db, h.n.readMode(ctx, &h.o).asks())
+	m, err := h.n.readMode(ctx, &h.o)
+	if err != nil {
+		return nil, err
+	}
+	s, err := h.n.reads.Snapshot(ctx, h.db, m.asks())
 	if err != nil {
 		return nil, err
 	}

@@ -22,7 +22,8 @@ const (
 	TxBuffered
 )
 
-// WithTxMode sets the mode of transactions that are begun under the context.
+// WithTxMode sets the mode of transactions that are begun under the context. One that does
+// not exist gives a *RefusedError.
 func WithTxMode(ctx context.Context, mode TxMode) context.Context {
 	return context.WithValue(ctx, txModeKey{}, mode)
 }

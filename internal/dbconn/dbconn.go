@@ -20,9 +20,9 @@ import (
 // context ask. It is called from several goroutines at once. Its errors are the user's, but
 // for those of a Session.
 type Host interface {
-	Closed() bool                     // the node is
-	Pins(ctx context.Context) bool    // a write's own calls of the clock and of random() are pinned, not refused
-	Buffers(ctx context.Context) bool // a transaction collects its statements, and sends them when it is committed
+	Closed() bool                              // the node is
+	Pins(ctx context.Context) bool             // a write's own calls of the clock and of random() are pinned, not refused
+	Buffers(ctx context.Context) (bool, error) // a transaction collects its statements, and sends them when it is committed
 
 	// Write makes a unit happen exactly once.
 	Write(ctx context.Context, u wire.Unit) (wire.UnitResult, error)

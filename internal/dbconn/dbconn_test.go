@@ -84,9 +84,9 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-func (h *host) Closed() bool                 { return h.closed.Load() }
-func (h *host) Pins(context.Context) bool    { return false }
-func (h *host) Buffers(context.Context) bool { return h.buffers }
+func (h *host) Closed() bool                          { return h.closed.Load() }
+func (h *host) Pins(context.Context) bool             { return false }
+func (h *host) Buffers(context.Context) (bool, error) { return h.buffers, nil }
 
 func (h *host) Write(ctx context.Context, u wire.Unit) (wire.UnitResult, error) {
 	if h.lose {

@@ -53,10 +53,12 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, e
 func (c *conn) begin(ctx context.Context, readOnly bool) (err error) {
 	c.follow()
 	defer func() { c.seen = c.tx }()
+	buffers, err := c.host.Buffers(ctx)
 	switch {
+	case err != nil:
 	case readOnly || c.pragmas.QueryOnly:
 		c.tx, err = c.beginRead(ctx)
-	case c.host.Buffers(ctx):
+	case buffers:
 		c.tx = &bufferedTx{c: c, ctx: ctx, pin: c.host.Pins(ctx)}
 	default:
 		c.tx, err = c.beginWrite(ctx)
