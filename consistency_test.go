@@ -29,8 +29,12 @@ func TestLastWordOnFreshnessHolds(t *testing.T) {
 	}
 	defer handle.Close()
 	for name, read := range map[string]func(context.Context) error{
-		"node":   func(ctx context.Context) error { return c.Node(alone).DB().QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(new(int)) },
-		"handle": func(ctx context.Context) error { return handle.QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(new(int)) },
+		"node": func(ctx context.Context) error {
+			return c.Node(alone).DB().QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(new(int))
+		},
+		"handle": func(ctx context.Context) error {
+			return handle.QueryRowContext(ctx, "SELECT count(*) FROM t").Scan(new(int))
+		},
 	} {
 		for _, level := range []colmena.ConsistencyLevel{colmena.Weak, colmena.Strong} {
 			if err := read(colmena.WithConsistency(stale, level)); !errors.Is(err, colmena.ErrNoLeader) {
