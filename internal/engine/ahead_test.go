@@ -576,3 +576,36 @@ func TestRowsToldAheadAreCompared(t *testing.T) {
 		t.Errorf("a function that is not deterministic: %+v", r)
 	}
 }
+
+// What SQLite remembers of an attempt that was cut short is not the session's.
+func TestCutStatementLeavesNoStateBehind(t *testing.T) {
+	var o *outpost
+	calls := 0
+	lib := NewLibrary([]Function{{sqlite.Function{Name: "arrives", Func: func([]any) (any, error) {
+		if calls++; calls == 1 { // the epoch below comes back while the statement runs
+			o.mu.Lock()
+			o.commitLocked(o.data)
+			o.mu.Unlock()
+		}
+		return int64(0), nil
+	}}, "1"}}, nil, func(Kind, string, string) []string { return nil })
+	o = &outpost{group: newGroup(t, 1, func(c *Config) { c.Library = lib }), first: make(chan error, 1)}
+	o.must("CREATE TABLE t(a); CREATE TABLE e(a)")
+	o.proposes(unit("INSERT INTO t VALUES(0)"))
+	x := o.beginTx()
+	x.must("INSERT INTO e VALUES(1), (2)")
+	r := x.run("INSERT INTO e WITH RECURSIVE c(x) AS (SELECT arrives() UNION ALL SELECT x + 1 FROM c WHERE x < 9999) SELECT x FROM c; INSERT INTO nowhere VALUES(1)")
+	if !isCode(r.Err, sqlite.Generic) || r.Over || calls != 2 {
+		t.Errorf("it ran %d times: %+v", calls, r)
+	}
+	if want := (wire.PreState{LastInsertID: 10002, Changes: 10000}); r.State != want {
+		t.Errorf("got %+v, want %+v", r.State, want)
+	}
+	if n := x.number("SELECT last_insert_rowid() + changes()"); n != 20002 {
+		t.Errorf("got %d", n)
+	}
+	x.mustCommit()
+	if err := o.answered(); err != nil {
+		t.Error(err)
+	}
+}
