@@ -609,3 +609,34 @@ func TestCutStatementLeavesNoStateBehind(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What has finished ahead does not wait until a transaction that has done much is repeated.
+func TestHazard10WhatRanAheadDoesNotWaitForACostlySession(t *testing.T) {
+	o := newOutpost(t, 1)
+	x := o.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	first := x.commits(wire.RequestID{})
+	y := o.beginTx()
+	began := time.Now()
+	y.must("INSERT INTO e SELECT count(*) FROM (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 300000) SELECT x FROM c)")
+	took := time.Since(began)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := make(chan StepResult, 1)
+	go func() { told <- y.s.Run(ctx, Statement{Statement: wire.Statement{SQL: endlessElsewhere}}) }()
+	o.eventually("the next statement to be taken", func(*DB) bool { return y.s.lastSQL == endlessElsewhere && len(y.s.asked) == 0 })
+	y.s.thought.Store(0) // as of a client in this process
+	began = time.Now()
+	o.arrive()
+	if r := soon(t, first); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if waited := time.Since(began); waited > max(took/2, 50*time.Millisecond) {
+		t.Errorf("it waited %v for what takes %v", waited, took)
+	}
+	cancel()
+	if r := soon(t, told); !errors.Is(r.Err, ErrCanceled) {
+		t.Errorf("got %+v", r)
+	}
+	y.s.Abort()
+}

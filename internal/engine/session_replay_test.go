@@ -93,3 +93,39 @@ func TestEntryThatComesWhileASessionIsRepeatedLeavesItOpen(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// An entry does not wait until a session was repeated.
+func TestEntryInterruptsTheRepetitionOfASession(t *testing.T) {
+	const rows = 50000
+	var g *group
+	calls, counted := 0, 0
+	none := func(Kind, string, string) []string { return nil }
+	lib := NewLibrary([]Function{
+		{sqlite.Function{Name: "comes", Func: func([]any) (any, error) {
+			if calls++; calls == 2 {
+				g.mu.Lock()
+				g.commitLocked(foreignEntry(g.log[len(g.log)-1].mark, wire.RequestID{}))
+				g.mu.Unlock()
+			}
+			return int64(1), nil
+		}}, "1"},
+		{sqlite.Function{Name: "counts", Args: 1, Func: func([]any) (any, error) { counted++; return int64(1), nil }}, "1"},
+	}, nil, none)
+	g = newGroup(t, 1, func(c *Config) { c.Library = lib })
+	g.must("CREATE TABLE t(a)")
+	x := g.beginTx()
+	x.must(fmt.Sprint("INSERT INTO t SELECT count(counts(x)) FROM (WITH RECURSIVE c(x) AS (SELECT comes() UNION ALL SELECT x + 1 FROM c WHERE x < ", rows, ") SELECT x FROM c)"))
+	if err := g.dbs[0].Do(t.Context(), func() {}); err != nil {
+		t.Fatal(err)
+	}
+	var over *AbortedError
+	if r := x.run("INSERT INTO t VALUES(1)"); !errors.As(r.Err, &over) || over.Reason != AbortLeader {
+		t.Errorf("got %+v", r)
+	}
+	if calls != 2 || counted < rows || counted > rows+rows/2 {
+		t.Errorf("it ran %d times, %d rows were looked at", calls, counted)
+	}
+	if got := fmt.Sprint(g.query(0, "SELECT rowid, a FROM t")); got != "[[9 4]]" {
+		t.Errorf("got %s", got)
+	}
+}
