@@ -479,9 +479,11 @@ func (d *DB) progress() bool {
 	switch {
 	case d.urgent.Load():
 		r.why = errUrgent
+	case r.gone != nil && r.gone.Load():
+		r.why = ErrCanceled
 	case r.epoch == nil:
 		return false
-	case r.canceled.Load() || r.gone != nil && r.gone.Load():
+	case r.canceled.Load():
 		r.why = ErrCanceled
 	case !r.deadline.IsZero() && now.After(r.deadline):
 		r.why = ErrTimeout

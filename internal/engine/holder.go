@@ -105,10 +105,10 @@ func (d *DB) standUp(s *Session) error {
 	return d.repeatSession(s)
 }
 
-// repeatSession runs the session's statements again and compares. Only the log, or a stop,
-// interrupts it.
+// repeatSession runs the session's statements again and compares. The log, a stop and an end
+// of its client interrupt it.
 func (d *DB) repeatSession(s *Session) (err error) {
-	d.running = &runningUnit{}
+	d.running = &runningUnit{gone: &s.gone}
 	defer func() {
 		if d.running.why != nil {
 			err = d.running.why
@@ -275,8 +275,11 @@ func (d *DB) cannotResume(e *epoch, s *Session, err error) sessionFate {
 	if errors.Is(err, errUrgent) {
 		return d.undoWith(e, s)
 	}
-	d.cfg.Logger.Warn("a transaction could not be repeated", "db", d.Name(), "err", err)
 	s.live = true // some of its work may stand
+	if s.gone.Load() {
+		return d.giveUp(e, s, AbortGone)
+	}
+	d.cfg.Logger.Warn("a transaction could not be repeated", "db", d.Name(), "err", err)
 	if !d.park(e, s) {
 		d.abortSession(AbortRepeatable, err)
 		return sessionLost

@@ -94,38 +94,47 @@ func TestEntryThatComesWhileASessionIsRepeatedLeavesItOpen(t *testing.T) {
 	}
 }
 
-// An entry does not wait until a session was repeated.
-func TestEntryInterruptsTheRepetitionOfASession(t *testing.T) {
+// Neither an entry nor the writes that wait do so until a session was repeated that has to
+// end.
+func TestRepetitionOfASessionIsInterrupted(t *testing.T) {
 	const rows = 50000
-	var g *group
-	calls, counted := 0, 0
-	none := func(Kind, string, string) []string { return nil }
-	lib := NewLibrary([]Function{
-		{sqlite.Function{Name: "comes", Func: func([]any) (any, error) {
-			if calls++; calls == 2 {
-				g.mu.Lock()
-				g.commitLocked(foreignEntry(g.log[len(g.log)-1].mark, wire.RequestID{}))
-				g.mu.Unlock()
-			}
-			return int64(1), nil
-		}}, "1"},
-		{sqlite.Function{Name: "counts", Args: 1, Func: func([]any) (any, error) { counted++; return int64(1), nil }}, "1"},
-	}, nil, none)
-	g = newGroup(t, 1, func(c *Config) { c.Library = lib })
-	g.must("CREATE TABLE t(a)")
-	x := g.beginTx()
-	x.must(fmt.Sprint("INSERT INTO t SELECT count(counts(x)) FROM (WITH RECURSIVE c(x) AS (SELECT comes() UNION ALL SELECT x + 1 FROM c WHERE x < ", rows, ") SELECT x FROM c)"))
-	if err := g.dbs[0].Do(t.Context(), func() {}); err != nil {
-		t.Fatal(err)
-	}
-	var over *AbortedError
-	if r := x.run("INSERT INTO t VALUES(1)"); !errors.As(r.Err, &over) || over.Reason != AbortLeader {
-		t.Errorf("got %+v", r)
-	}
-	if calls != 2 || counted < rows || counted > rows+rows/2 {
-		t.Errorf("it ran %d times, %d rows were looked at", calls, counted)
-	}
-	if got := fmt.Sprint(g.query(0, "SELECT rowid, a FROM t")); got != "[[9 4]]" {
-		t.Errorf("got %s", got)
+	for reason, what := range map[AbortReason]func(*group, *Session){
+		AbortLeader: func(g *group, _ *Session) {
+			g.mu.Lock()
+			g.commitLocked(foreignEntry(g.log[len(g.log)-1].mark, wire.RequestID{}))
+			g.mu.Unlock()
+		},
+		AbortGone: func(_ *group, s *Session) { s.Abort() },
+	} {
+		var g *group
+		var x *tx
+		calls, counted := 0, 0
+		lib := NewLibrary([]Function{
+			{sqlite.Function{Name: "first", Func: func([]any) (any, error) {
+				if calls++; calls == 2 {
+					what(g, x.s)
+				}
+				return int64(1), nil
+			}}, "1"},
+			{sqlite.Function{Name: "counts", Args: 1, Func: func([]any) (any, error) { counted++; return int64(1), nil }}, "1"},
+		}, nil, func(Kind, string, string) []string { return nil })
+		g = newGroup(t, 1, func(c *Config) { c.Library = lib })
+		g.must("CREATE TABLE t(a)")
+		x = g.beginTx()
+		x.must(fmt.Sprint("INSERT INTO t SELECT count(counts(x)) FROM (WITH RECURSIVE c(x) AS (SELECT first() UNION ALL SELECT x + 1 FROM c WHERE x < ", rows, ") SELECT x FROM c)"))
+		if err := g.dbs[0].Do(t.Context(), func() {}); err != nil {
+			t.Fatal(err)
+		}
+		var over *AbortedError
+		if r := x.run("INSERT INTO t VALUES(1)"); !errors.As(r.Err, &over) || over.Reason != reason {
+			t.Errorf("%v: got %+v", reason, r)
+		}
+		if calls != 2 || counted < rows || counted > rows+rows/2 {
+			t.Errorf("%v: it ran %d times, %d rows were looked at", reason, calls, counted)
+		}
+		g.must("INSERT INTO t VALUES(2)")
+		if got := fmt.Sprint(g.query(0, "SELECT a FROM t WHERE a <> 4")); got != "[[2]]" {
+			t.Errorf("%v: got %s", reason, got)
+		}
 	}
 }
