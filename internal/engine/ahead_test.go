@@ -576,3 +576,67 @@ func TestRowsToldAheadAreCompared(t *testing.T) {
 		t.Errorf("a function that is not deterministic: %+v", r)
 	}
 }
+
+// What SQLite remembers of an attempt that was cut short is not the session's.
+func TestCutStatementLeavesNoStateBehind(t *testing.T) {
+	var o *outpost
+	calls := 0
+	lib := NewLibrary([]Function{{sqlite.Function{Name: "arrives", Func: func([]any) (any, error) {
+		if calls++; calls == 1 { // the epoch below comes back while the statement runs
+			o.mu.Lock()
+			o.commitLocked(o.data)
+			o.mu.Unlock()
+		}
+		return int64(0), nil
+	}}, "1"}}, nil, func(Kind, string, string) []string { return nil })
+	o = &outpost{group: newGroup(t, 1, func(c *Config) { c.Library = lib }), first: make(chan error, 1)}
+	o.must("CREATE TABLE t(a); CREATE TABLE e(a)")
+	o.proposes(unit("INSERT INTO t VALUES(0)"))
+	x := o.beginTx()
+	x.must("INSERT INTO e VALUES(1), (2)")
+	r := x.run("INSERT INTO e WITH RECURSIVE c(x) AS (SELECT arrives() UNION ALL SELECT x + 1 FROM c WHERE x < 9999) SELECT x FROM c; INSERT INTO nowhere VALUES(1)")
+	if !isCode(r.Err, sqlite.Generic) || r.Over || calls != 2 {
+		t.Errorf("it ran %d times: %+v", calls, r)
+	}
+	if want := (wire.PreState{LastInsertID: 10002, Changes: 10000}); r.State != want {
+		t.Errorf("got %+v, want %+v", r.State, want)
+	}
+	if n := x.number("SELECT last_insert_rowid() + changes()"); n != 20002 {
+		t.Errorf("got %d", n)
+	}
+	x.mustCommit()
+	if err := o.answered(); err != nil {
+		t.Error(err)
+	}
+}
+
+// What has finished ahead does not wait until a transaction that has done much is repeated.
+func TestHazard10WhatRanAheadDoesNotWaitForACostlySession(t *testing.T) {
+	o := newOutpost(t, 1)
+	x := o.beginTx()
+	x.must("INSERT INTO t VALUES(1)")
+	first := x.commits(wire.RequestID{})
+	y := o.beginTx()
+	began := time.Now()
+	y.must("INSERT INTO e SELECT count(*) FROM (WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 300000) SELECT x FROM c)")
+	took := time.Since(began)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told := make(chan StepResult, 1)
+	go func() { told <- y.s.Run(ctx, Statement{Statement: wire.Statement{SQL: endlessElsewhere}}) }()
+	o.eventually("the next statement to be taken", func(*DB) bool { return y.s.lastSQL == endlessElsewhere && len(y.s.asked) == 0 })
+	y.s.thought.Store(0) // as of a client in this process
+	began = time.Now()
+	o.arrive()
+	if r := soon(t, first); r.Err != nil {
+		t.Error(r.Err)
+	}
+	if waited := time.Since(began); waited > max(took/2, 50*time.Millisecond) {
+		t.Errorf("it waited %v for what takes %v", waited, took)
+	}
+	cancel()
+	if r := soon(t, told); !errors.Is(r.Err, ErrCanceled) {
+		t.Errorf("got %+v", r)
+	}
+	y.s.Abort()
+}

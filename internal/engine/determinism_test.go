@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -138,6 +139,13 @@ func TestWritesCannotReadWhatDiffersBetweenReplicas(t *testing.T) {
 			t.Errorf("%s: got %v", q, err)
 		}
 	}
+	for _, q := range []string{"SELECT name, rootpage FROM sqlite_schema", "WITH s AS (SELECT * FROM sqlite_master) SELECT * FROM s"} {
+		var refused *RefusedError
+		if _, err := g.exec("CREATE TABLE u AS " + q); !errors.As(err, &refused) {
+			t.Errorf("CREATE TABLE AS %s: got %v", q, err)
+		}
+	}
+	g.must("CREATE TABLE v AS SELECT name, sql FROM sqlite_schema")
 	g.must("INSERT INTO t SELECT name, type FROM pragma_table_info('t')")
 	g.must("INSERT INTO t SELECT name, sql FROM sqlite_schema WHERE name = 't'")
 }
@@ -160,6 +168,44 @@ func TestTriggersCannotReachTheInternalTable(t *testing.T) {
 		}
 		g.must("DROP TRIGGER tr")
 	}
+}
+
+// So is what only the facts of all of it tell: where pages are, and changes of statistics
+// that SQLite would take up when a replica is started again.
+func TestStatementsAreJudgedAgainWhenTriggersAndViewsChange(t *testing.T) {
+	bothWays(t, 2, func(t *testing.T, g *group) {
+		g.must("CREATE TABLE t(a); CREATE INDEX ta ON t(a); CREATE TABLE u(a); INSERT INTO t VALUES(0); ANALYZE; CREATE VIEW v AS SELECT 1")
+		refused := func(sql, why string) {
+			t.Helper()
+			var r *RefusedError
+			for range 2 {
+				if _, err := g.exec(sql); !errors.As(err, &r) {
+					t.Errorf("%q with %s: got %v", sql, why, err)
+				}
+			}
+			x := g.beginTx()
+			if res := x.run(sql); !errors.As(res.Err, &r) || res.Over {
+				t.Errorf("%q in a transaction with %s: got %+v", sql, why, res)
+			}
+			x.mustCommit()
+		}
+		const insert, fromView, asView = "INSERT INTO t VALUES(1)", "INSERT INTO u SELECT * FROM v", "CREATE TABLE IF NOT EXISTS w AS SELECT * FROM v"
+		g.must(insert)
+		g.must(fromView)
+		g.must(asView)
+		g.must("DROP TABLE w; DROP VIEW v; CREATE VIEW v AS SELECT rootpage FROM sqlite_schema")
+		refused(fromView, "another view")
+		refused(asView, "another view")
+		for _, body := range []string{"INSERT INTO u SELECT rootpage FROM sqlite_schema", "UPDATE sqlite_stat1 SET stat = '1000 500'", "DELETE FROM sqlite_stat1"} {
+			g.must("CREATE TRIGGER tr AFTER INSERT ON t BEGIN " + body + "; END")
+			refused(insert, body)
+			g.must("DROP TRIGGER tr")
+		}
+		g.must(insert)
+		if got := fmt.Sprint(g.query(0, "SELECT count(*), (SELECT count(*) FROM u), (SELECT stat FROM sqlite_stat1 WHERE idx = 'ta') FROM t")); got != "[[3 1 1 1]]" {
+			t.Errorf("got %s", got)
+		}
+	})
 }
 
 func TestReplicatedTimeIsThatOfTheEntries(t *testing.T) {

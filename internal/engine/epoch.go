@@ -36,7 +36,7 @@ type runningUnit struct {
 	canceled *atomic.Bool
 	gone     *atomic.Bool // of its session, nil for a unit
 	deadline time.Time
-	epoch    *epoch
+	epoch    *epoch // nil while a session is repeated
 	started  time.Time
 	why      error // set when the callback interrupted it
 }
@@ -479,7 +479,11 @@ func (d *DB) progress() bool {
 	switch {
 	case d.urgent.Load():
 		r.why = errUrgent
-	case r.canceled.Load() || r.gone != nil && r.gone.Load():
+	case r.gone != nil && r.gone.Load():
+		r.why = ErrCanceled
+	case r.epoch == nil:
+		return false
+	case r.canceled.Load():
 		r.why = ErrCanceled
 	case !r.deadline.IsZero() && now.After(r.deadline):
 		r.why = ErrTimeout

@@ -137,6 +137,12 @@ func (x *executor) runOne(p *prepared, args wire.Args, maxRows int) (out wire.Ou
 	if err := p.st.Reset(); err != nil {
 		return out, nil, err
 	}
+	if !x.policy.trusted {
+		if err := x.policy.judgeReach(p.kind); err != nil {
+			x.drop(p) // as it is compiled now it would not be judged again
+			return out, nil, err
+		}
+	}
 	if err := x.used(p); err != nil {
 		return out, nil, err
 	}
@@ -260,12 +266,17 @@ func (x *executor) release(p *prepared) {
 
 // discard drops a statement, from the cache too.
 func (x *executor) discard(p *prepared) {
+	x.drop(p)
+	x.release(p)
+}
+
+// drop takes a statement out of the cache; it is still to be released.
+func (x *executor) drop(p *prepared) {
 	if e := x.cache[p.cached]; p.cached != "" && e != nil && e.Value.(*prepared) == p {
 		x.lru.Remove(e)
 		delete(x.cache, p.cached)
 	}
 	p.cached = ""
-	x.release(p)
 }
 
 // forget drops every prepared statement.

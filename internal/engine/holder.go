@@ -54,7 +54,7 @@ func (d *DB) startSession(e *epoch) (stop bool) {
 		return false
 	}
 	s := d.returning[0]
-	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) || e.carried && !s.quick() {
+	if s.opts.Modes != e.modes || e.rebuilt || d.full(e) || d.keepsWaiting(e, s) {
 		return true
 	}
 	d.returning = d.returning[1:]
@@ -105,8 +105,16 @@ func (d *DB) standUp(s *Session) error {
 	return d.repeatSession(s)
 }
 
-// repeatSession runs the session's statements again and compares.
-func (d *DB) repeatSession(s *Session) error {
+// repeatSession runs the session's statements again and compares. The log, a stop and an end
+// of its client interrupt it.
+func (d *DB) repeatSession(s *Session) (err error) {
+	d.running = &runningUnit{gone: &s.gone}
+	defer func() {
+		if d.running.why != nil {
+			err = d.running.why
+		}
+		d.running = nil
+	}()
 	d.w.SetNow(s.time)
 	for i := range s.done {
 		if d.urgent.Load() {
@@ -222,7 +230,7 @@ func (d *DB) serve(e *epoch) sessionFate {
 		case d.late(s, r != nil, now) != 0:
 			d.again(s, r)
 			return d.giveUp(e, s, d.late(s, r != nil, now))
-		case cut && (served > 0 || r == nil) || d.mustClose(e, e.first, now) || e.carried && !s.quick() || served > 0 && d.cutEach.Load():
+		case cut && (served > 0 || r == nil) || d.mustClose(e, e.first, now) || d.keepsWaiting(e, s) || served > 0 && d.cutEach.Load():
 			d.again(s, r)
 			if !s.begun {
 				d.shelve(s)
@@ -267,8 +275,11 @@ func (d *DB) cannotResume(e *epoch, s *Session, err error) sessionFate {
 	if errors.Is(err, errUrgent) {
 		return d.undoWith(e, s)
 	}
-	d.cfg.Logger.Warn("a transaction could not be repeated", "db", d.Name(), "err", err)
 	s.live = true // some of its work may stand
+	if s.gone.Load() {
+		return d.giveUp(e, s, AbortGone)
+	}
+	d.cfg.Logger.Warn("a transaction could not be repeated", "db", d.Name(), "err", err)
 	if !d.park(e, s) {
 		d.abortSession(AbortRepeatable, err)
 		return sessionLost

@@ -35,6 +35,7 @@ func (d *DB) runSession(e *epoch, s *Session, r *sessionRequest) (fate sessionFa
 // runStatement runs the first statement of what is left. why is set when the progress
 // callback stopped it. A statement that fails is undone, if the transaction still stands.
 func (d *DB) runStatement(e *epoch, s *Session, r *sessionRequest) (tail string, why, err error) {
+	r.failed = nil // of an attempt that was cut
 	p, tail, err := d.prepareStatement(r)
 	if err != nil || p == nil {
 		return tail, nil, err
@@ -121,6 +122,9 @@ func (d *DB) runChange(s *Session, r *sessionRequest, p *prepared) (err error) {
 	own := p.kind == kindSavepoint
 	sql := strings.Clone(p.sql)
 	if err := d.roomInSession(s, sql, r.stmt.Args); err != nil {
+		if p.defers {
+			_ = d.runInternal(d.rollback) // it has acted as it was compiled, and no entry will say so
+		}
 		return err
 	}
 	schema, deferred := d.x.schema, d.x.deferred
@@ -254,8 +258,10 @@ func (d *DB) failedStatement(e *epoch, s *Session, r *sessionRequest, why, err e
 		return sessionEnded, true
 	}
 	if again := d.standUp(s); again != nil {
-		r.reply <- StepResult{Err: err, Over: true}
-		return d.cannotResume(e, s, again), true
+		fate = d.cannotResume(e, s, again)
+		r.res.Over = d.holder != s // if only the log wants the owner it is parked, and goes on
+		d.reply(s, r, err)
+		return fate, true
 	}
 	d.reply(s, r, err)
 	return sessionEnded, false

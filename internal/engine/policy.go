@@ -264,7 +264,14 @@ func (p *policy) judge(k kind) error {
 	if k == kindVacuum {
 		return &RefusedError{"VACUUM", "it would number rows and pages anew on one replica; for a compact copy use Node.CopyTo"}
 	}
-	if f.pages && !p.reader && k != kindSchema {
+	return p.judgeReach(k)
+}
+
+// judgeReach is the part of judge that depends on the schema around a statement: on its
+// views and triggers. A statement that SQLite compiled again as it ran is judged again.
+func (p *policy) judgeReach(k kind) error {
+	f := &p.facts
+	if f.pages && !p.reader && (k != kindSchema || f.query && f.created) { // CREATE TABLE AS SELECT keeps what it reads
 		return &RefusedError{"reading rootpage in a write", "pages are placed differently on every replica"}
 	}
 	if f.stat != "" && !f.analyze && !f.schema {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +31,32 @@ func TestHazard04SessionsDeferredForeignKeyIsFoundAtCommit(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 	})
+}
+
+// A PRAGMA acts as it is compiled. If there is no room for it in the entry, nothing may
+// have been done under it.
+func TestHazard04DeferForeignKeysThatHasNoRoomEndsTheSession(t *testing.T) {
+	g := newGroup(t, 2)
+	g.must("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p)")
+	s, err := g.dbs[0].Begin(t.Context(), SessionOptions{Modes: Modes{ForeignKeys: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &tx{t, s}
+	x.must("INSERT INTO p VALUES(1)")
+	var big *TooLargeError
+	if r := x.run("PRAGMA defer_foreign_keys=ON -- " + strings.Repeat("x", maxSessionBytes)); !errors.As(r.Err, &big) || !r.Over {
+		t.Errorf("over %v", r.Over)
+	}
+	y := g.beginTx()
+	y.must("INSERT INTO p VALUES(2)")
+	y.mustCommit()
+	if got := fmt.Sprint(g.query(0, "SELECT id FROM p")); got != "[[2]]" {
+		t.Errorf("got %s", got)
+	}
+	if g.halts[1] != nil {
+		t.Error(g.halts[1])
+	}
 }
 
 func TestHazard05StatementThatEndsTheTransactionEndsTheSession(t *testing.T) {

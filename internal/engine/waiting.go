@@ -53,6 +53,12 @@ const thinkGrace = 50 * time.Microsecond
 // quick reports whether the client has asked within thinkGrace when it asked last.
 func (s *Session) quick() bool { return time.Duration(s.thought.Load()) <= thinkGrace }
 
+// keepsWaiting reports whether what ran ahead, and has waited for a round trip, would wait
+// for the session's client or for its work to be repeated.
+func (d *DB) keepsWaiting(e *epoch, s *Session) bool {
+	return e.carried && (!s.quick() || s.cost > aheadCost)
+}
+
 // serveUntil is when a session whose client has been quiet for a while must be looked at
 // again.
 func (d *DB) serveUntil(e *epoch, s *Session, quiet time.Time) time.Time {
