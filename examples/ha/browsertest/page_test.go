@@ -188,11 +188,15 @@ func TestPageSaysWhatItDoesNotKnow(t *testing.T) {
 	eval[bool](b, `Promise.all(['node-2', 'node-3', 'node-4'].map((id) => act(document.getElementById(id), 'restart'))).then(() => true)`)
 	b.until("all is well again", leader+` !== '' && `+healthy+` && document.getElementById('banner').hidden`)
 
-	rows := eval[int](b, newest)
+	rows, next := eval[int](b, newest), eval[int](b, `book.own.next`)
+	eval[bool](b, `hurry(), true`)
 	d.stop()
 	b.until("the page says that it is not connected", `document.getElementById('banner').textContent.includes('Not connected')`)
 	if claims := eval[string](b, `[...document.querySelectorAll('.card')].map((c) => c.querySelector('.role').textContent + ', ' + c.querySelector('.note').textContent + ', ' + c.querySelector('[data-field=pid]').textContent).join('; ')`); claims != strings.TrimSuffix(strings.Repeat("no answer, not known just now, –; ", 4), "; ") {
 		t.Errorf("it says of nodes that it cannot know of: %s", claims)
+	}
+	if begun := eval[int](b, `book.own.next`) - next; begun > 12 {
+		t.Errorf("%d writes were sent before it noticed", begun)
 	}
 	if begun := eval[int](b, `(async () => { const n = book.own.next; await sleep(2 * PACE); return book.own.next - n; })()`); begun > 0 {
 		t.Errorf("it sent %d writes to nobody", begun)

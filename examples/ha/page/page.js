@@ -323,13 +323,17 @@ const avoid = new Map(); // node → {until, pause} after it did not take a writ
 const pending = new Map(); // number → when it was first sent
 const underWay = { auto: 0, own: 0 };
 const hurry = () => { fastUntil = performance.now() + FAST_FOR; };
-const stuck = () => (vain > 0 && vain <= SLOTS) || [...pending.values()].some((since) => performance.now() - since > STUCK);
+const stuck = () => vain > 0 || [...pending.values()].some((since) => performance.now() - since > STUCK);
+
+// hurries tells whether writes follow each other fast. Where several have ended in vain, more do
+// not help to see.
+const hurries = () => vain <= SLOTS && (performance.now() < fastUntil || stuck());
 
 (async function writeOn() {
   for (;;) {
     const began = performance.now();
     if (book.own && connected && !document.hidden && free("auto")) write(phrase(), "");
-    do await sleep(50); while (performance.now() - began < (performance.now() < fastUntil || stuck() ? FAST_PACE : PACE));
+    do await sleep(50); while (performance.now() - began < (hurries() ? FAST_PACE : PACE));
   }
 })();
 
