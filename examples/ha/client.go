@@ -30,7 +30,8 @@ const (
 	clientPause = 25 * time.Millisecond
 )
 
-const clientText = "written without a page"
+// textOf differs from write to write, so that none can have the text of another unnoticed.
+func textOf(id string) string { return "written without a page, as " + id }
 
 // client writes to the log as the page does: over HTTP, each write through a node that it
 // draws.
@@ -88,7 +89,7 @@ func (c *client) write(id string) {
 			c.record.add(id, told{outcome: unknown})
 			return
 		case answer.Outcome == written:
-			c.record.add(id, told{written, line{answer.Seq, id, clientText, p.flags.ID}})
+			c.record.add(id, told{written, line{answer.Seq, id, textOf(id), p.flags.ID, began.UnixMilli()}})
 			return
 		case time.Since(began) > clientRetries:
 			c.record.add(id, told{outcome: notApplied})
@@ -147,7 +148,7 @@ func (c *client) attempt(p *process, id string, began time.Time) (a writeAnswer,
 			c.owing[p.flags.ID]--
 		}
 	}()
-	body, err := json.Marshal(event{ID: id, Text: clientText, Sent: began.UnixMilli(), Until: until.UnixMilli()})
+	body, err := json.Marshal(event{ID: id, Text: textOf(id), Sent: began.UnixMilli(), Until: until.UnixMilli()})
 	if err != nil {
 		return a, err
 	}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -62,5 +64,59 @@ func TestInterruptionIsNoSuccess(t *testing.T) {
 	err := run(ctx, &out, options{headless: true, dir: t.TempDir(), duration: time.Minute})
 	if err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Errorf("%v\n%s", err, out.String())
+	}
+}
+
+// TestReportOfANodeThatIsGone kills a node as nobody of the demo did: what it holds is not
+// known, and that is no success; what the others hold is judged all the same.
+func TestReportOfANodeThatIsGone(t *testing.T) {
+	s, err := newSupervisor(filepath.Join(t.TempDir(), "data"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.stop() }()
+	if err := s.startAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := until(recoverTimeout, "the tables", func() error {
+		_, _, err := s.holdings()
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	gone := s.nodes[1]
+	if err := gone.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-gone.ended
+	held, ids, err := s.holdings()
+	if err == nil || !slices.Equal(ids, []string{"node-1", "node-3", "node-4"}) {
+		t.Fatalf("%v answered, and %v", ids, err)
+	}
+	var out strings.Builder
+	v := judge(nil, nil, held, ids)
+	(&headless{out: &out}).report(s, v, held, ids, nil)
+	if got := out.String(); !regexp.MustCompile(`node-2 +did not answer\n`).MatchString(got) || !strings.Contains(got, "lost                 0\n") {
+		t.Error(got)
+	}
+	if err := s.crashed(); err == nil || !strings.Contains(err.Error(), "node-2 ended 1 times by itself") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestSecondDemoInADirectoryIsRefused: each node says why, and nothing else.
+func TestSecondDemoInADirectoryIsRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	s, err := newSupervisor(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.stop() }()
+	if err := s.startAll(); err != nil {
+		t.Fatal(err)
+	}
+	err = run(t.Context(), io.Discard, options{headless: true, dir: dir, duration: time.Second})
+	if err == nil || strings.Count(err.Error(), "in use by another process") != len(s.nodes) || strings.Count(err.Error(), "\n") != len(s.nodes)-1 {
+		t.Errorf("%v", err)
 	}
 }

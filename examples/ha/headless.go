@@ -61,13 +61,12 @@ func runHeadless(ctx context.Context, s *supervisor, h *headless) error {
 		cancel()
 	}
 	<-wrote
-	if err != nil {
-		return err
+	select {
+	case <-interrupt:
+		return errors.Join(errors.New("interrupted before the end"), err)
+	default:
 	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return errors.New("interrupted before the end")
-	}
-	return h.judge(s, client, before, c)
+	return errors.Join(err, h.judge(s, client, before, c))
 }
 
 // rowsNow returns the rows that the log has before this run: of every node, since what any
@@ -95,34 +94,59 @@ const convergeTimeout = 60 * time.Second
 
 func (h *headless) judge(s *supervisor, client *client, before []line, c *chaos) error {
 	s.network.healAll()
-	held, ids := make([]content, len(s.nodes)), make([]string, len(s.nodes))
+	var held []content
+	var ids []string
 	converged := until(convergeTimeout, "equal", func() error {
 		if err := s.well(); err != nil {
 			return err
 		}
-		for i, p := range s.nodes {
-			ids[i] = p.flags.ID
-			var err error
-			if held[i], err = s.contentOf(p); err != nil {
-				return err
-			}
-			if held[i].Sum == "" || held[i].Sum != held[0].Sum {
-				return fmt.Errorf("%s holds %d rows with checksum %q, %s %d with %q", ids[i], len(held[i].Rows), held[i].Sum, ids[0], len(held[0].Rows), held[0].Sum)
+		var err error
+		if held, ids, err = s.holdings(); err != nil {
+			return err
+		}
+		for i, one := range held {
+			if one.Sum == "" || one.Sum != held[0].Sum {
+				return fmt.Errorf("%s holds %d rows with checksum %q, %s %d with %q", ids[i], len(one.Rows), one.Sum, ids[0], len(held[0].Rows), held[0].Sum)
 			}
 		}
 		return nil
 	})
+	if converged != nil {
+		held, ids, _ = s.holdings() // who does not answer is named by the report
+	}
 	v := judge(client.record.told, before, held, ids)
-	h.report(v, held, ids, c)
+	h.report(s, v, held, ids, c)
 	return errors.Join(converged, s.crashed(), v.err(), h.refused(v))
 }
 
-func (h *headless) report(v verdict, held []content, ids []string, c *chaos) {
-	fmt.Fprintf(h.out, "\nwrites acknowledged  %d\nunknown              %d, of which %d are in the log\ngiven up             %d\n", v.Written, v.Unknown, v.UnknownWritten, v.NotApplied)
-	for i, id := range ids {
-		fmt.Fprintf(h.out, "%-20s %d rows, checksum %s\n", id, len(held[i].Rows), held[i].Sum)
+// holdings returns what each node holds that answers, and its ID.
+func (s *supervisor) holdings() (held []content, ids []string, err error) {
+	var errs []error
+	for _, p := range s.nodes {
+		c, err := s.contentOf(p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		held, ids = append(held, c), append(ids, p.flags.ID)
 	}
-	fmt.Fprintf(h.out, "lost                 %d\ndoubled              %d\n", len(v.Lost), len(v.Doubled))
+	return held, ids, errors.Join(errs...)
+}
+
+func (h *headless) report(s *supervisor, v verdict, held []content, ids []string, c *chaos) {
+	fmt.Fprintf(h.out, "\nwrites acknowledged  %d\nunknown              %d, of which %d are in the log\ngiven up             %d\n", v.Written, v.Unknown, v.UnknownWritten, v.NotApplied)
+	for _, p := range s.nodes {
+		if i := slices.Index(ids, p.flags.ID); i >= 0 {
+			fmt.Fprintf(h.out, "%-20s %d rows, checksum %s\n", ids[i], len(held[i].Rows), held[i].Sum)
+		} else {
+			fmt.Fprintf(h.out, "%-20s did not answer\n", p.flags.ID)
+		}
+	}
+	if len(held) == 0 {
+		fmt.Fprintf(h.out, "lost and doubled     not known\n")
+	} else {
+		fmt.Fprintf(h.out, "lost                 %d\ndoubled              %d\n", len(v.Lost), len(v.Doubled))
+	}
 	if !h.chaos {
 		return
 	}
@@ -160,7 +184,7 @@ func (v verdict) err() error {
 		list []string
 	}{
 		{"acknowledged writes are not on every node", v.Lost}, {"acknowledged rows are not as they were written", v.Altered}, {"writes happened twice", v.Doubled},
-		{"writes happened of which the library said that they were not applied", v.Ghosts}, {"nodes differ from the first", v.Different},
+		{"writes happened of which the library said that they were not applied", v.Ghosts}, {"rows were written by nobody", v.Strange}, {"nodes differ from the first", v.Different},
 	} {
 		if n := len(bad.list); n > 0 {
 			errs = append(errs, fmt.Errorf("%d %s: %s", n, bad.what, strings.Join(bad.list[:min(n, 10)], " ")))

@@ -88,6 +88,7 @@ type line struct {
 	ID       string `json:"id"`
 	Text     string `json:"text"`
 	Received string `json:"received"`
+	Sent     int64  `json:"sent"`
 }
 
 func (a *application) serveContent(w http.ResponseWriter, r *http.Request) {
@@ -113,12 +114,11 @@ func (a *application) content(ctx context.Context) (c content, err error) {
 	sum := sha256.New()
 	for rows.Next() {
 		var l line
-		var sent int64
-		if err := rows.Scan(&l.Seq, &l.ID, &l.Text, &l.Received, &sent); err != nil {
+		if err := rows.Scan(&l.Seq, &l.ID, &l.Text, &l.Received, &l.Sent); err != nil {
 			return c, err
 		}
 		c.Rows = append(c.Rows, l)
-		fmt.Fprintf(sum, "%d %q %q %q %d\n", l.Seq, l.ID, l.Text, l.Received, sent)
+		fmt.Fprintf(sum, "%d %q %q %q %d\n", l.Seq, l.ID, l.Text, l.Received, l.Sent)
 	}
 	if err := rows.Err(); err != nil {
 		return c, err

@@ -26,7 +26,7 @@ import (
 func main() {
 	if flags := os.Getenv(nodeEnv); flags != "" {
 		if err := runNode(flags); err != nil {
-			fmt.Fprintln(os.Stderr, "node:", err)
+			fmt.Fprintln(os.Stderr, nodeEnds+err.Error())
 			os.Exit(1)
 		}
 		return
@@ -51,6 +51,7 @@ func main() {
 	})
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the supervisor at once; the nodes find that out
 	if err := run(ctx, os.Stdout, o); err != nil {
 		fmt.Fprintln(os.Stderr, "FAILED:", err)
 		os.Exit(1)

@@ -19,6 +19,9 @@ import (
 // nodeEnv, when set, makes this program a node of the cluster. It holds the node's flags.
 const nodeEnv = "COLMENA_EXAMPLE_HA_NODE"
 
+// nodeEnds begins the line in which a node says why it ended.
+const nodeEnds = "node: "
+
 // nodeFlags are what a node is started with. Addresses may be others at every start of
 // the whole demo.
 type nodeFlags struct {

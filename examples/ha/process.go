@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -22,6 +23,7 @@ type process struct {
 	act   sync.Mutex
 	cmd   *exec.Cmd // guarded by act
 	stdin io.Closer // guarded by act
+	fresh int64     // where its part of the log begins; guarded by act
 
 	mu     sync.Mutex    // guards what follows
 	ended  chan struct{} // closed when the process has been waited for; nil before the first start
@@ -107,6 +109,9 @@ func (p *process) start() (bind string, err error) {
 		return "", err
 	}
 	defer log.Close()
+	if p.fresh, err = log.Seek(0, io.SeekEnd); err != nil {
+		return "", err
+	}
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), nodeEnv+"="+string(flags))
 	cmd.Stderr = log
@@ -144,6 +149,7 @@ func (p *process) start() (bind string, err error) {
 	select {
 	case s, ok := <-listens:
 		if !ok {
+			<-ended
 			return "", fmt.Errorf("%s did not start: %s (its log is %s)", p.flags.ID, p.lastWords(), p.logFile())
 		}
 		p.set(func() { p.http = s.HTTP })
@@ -169,14 +175,20 @@ func (p *process) set(f func()) {
 // logFile is beside the node's directory, which is the node's own.
 func (p *process) logFile() string { return filepath.Clean(p.flags.Dir) + ".log" }
 
-// lastWords is the last line of the node's log.
+// lastWords is what the node said when it ended, or the last line of its log: into which
+// another process may write, of a demo that runs in the same directory.
 func (p *process) lastWords() string {
 	b, err := os.ReadFile(p.logFile())
 	if err != nil {
 		return err.Error()
 	}
-	b = bytes.TrimSpace(b)
-	return string(b[bytes.LastIndexByte(b, '\n')+1:])
+	lines := strings.Split(strings.TrimSpace(string(b[min(int(p.fresh), len(b)):])), "\n")
+	for _, line := range slices.Backward(lines) {
+		if words, ok := strings.CutPrefix(line, nodeEnds); ok {
+			return words
+		}
+	}
+	return lines[len(lines)-1]
 }
 
 // kill ends the process at once, wherever it is, and waits until it is gone.

@@ -55,6 +55,7 @@ type verdict struct {
 	Altered                      []string // acknowledged, and not what was written
 	Doubled                      []string // more than once on some node
 	Ghosts                       []string // said to be not applied, and there
+	Strange                      []string // there, and written by nobody
 	Different                    []string // nodes that hold something else than the first
 }
 
@@ -78,7 +79,9 @@ func judge(record map[string]told, before []line, held []content, nodes []string
 	there := func(id string) bool {
 		return slices.ContainsFunc(on, func(rows map[string]line) bool { _, ok := rows[id]; return ok })
 	}
+	known := map[string]bool{}
 	must := func(want line) {
+		known[want.ID] = true
 		lost, altered := false, false
 		for _, rows := range on {
 			got, ok := rows[want.ID]
@@ -111,7 +114,15 @@ func judge(record map[string]told, before []line, held []content, nodes []string
 			}
 		}
 	}
-	for _, list := range [][]string{v.Lost, v.Altered, v.Doubled, v.Ghosts} {
+	for _, rows := range on {
+		for id := range rows {
+			if _, sent := record[id]; !sent && !known[id] {
+				known[id] = true
+				v.Strange = append(v.Strange, id)
+			}
+		}
+	}
+	for _, list := range [][]string{v.Lost, v.Altered, v.Doubled, v.Ghosts, v.Strange} {
 		slices.Sort(list)
 	}
 	return v

@@ -37,6 +37,7 @@ func TestVerdictNamesWhatIsWrong(t *testing.T) {
 		{"doubled", "abdbz", "abdbz", verdict{Doubled: []string{"b"}}},
 		{"unknown and doubled", "abddz", "abddz", verdict{Doubled: []string{"d"}}},
 		{"not applied and there", "abdez", "abdez", verdict{Ghosts: []string{"e"}}},
+		{"written by nobody", "abdyz", "abdyz", verdict{Strange: []string{"y"}}},
 		{"in another order", "abdz", "badz", verdict{Different: []string{"node-2"}}},
 		{"nothing there", "", "", verdict{Lost: []string{"a", "b", "z"}}},
 	} {
@@ -47,7 +48,7 @@ func TestVerdictNamesWhatIsWrong(t *testing.T) {
 		if in := strings.Contains(tt.first, "d"); (v.UnknownWritten == 1) != in {
 			t.Errorf("%s: %d unknown writes are in the log", tt.what, v.UnknownWritten)
 		}
-		if !slices.Equal(v.Lost, tt.want.Lost) || !slices.Equal(v.Altered, tt.want.Altered) || !slices.Equal(v.Doubled, tt.want.Doubled) || !slices.Equal(v.Ghosts, tt.want.Ghosts) || !slices.Equal(v.Different, tt.want.Different) {
+		if !slices.Equal(v.Lost, tt.want.Lost) || !slices.Equal(v.Altered, tt.want.Altered) || !slices.Equal(v.Doubled, tt.want.Doubled) || !slices.Equal(v.Ghosts, tt.want.Ghosts) || !slices.Equal(v.Strange, tt.want.Strange) || !slices.Equal(v.Different, tt.want.Different) {
 			t.Errorf("%s: %+v, want %+v", tt.what, v, tt.want)
 		}
 		if well := tt.what == "all well"; (v.err() == nil) != well {

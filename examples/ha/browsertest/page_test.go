@@ -5,6 +5,8 @@ package browsertest
 import (
 	"flag"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -27,7 +29,7 @@ const (
 func TestPageGoesOnWhenNodesBreak(t *testing.T) {
 	b := openBrowser(t)
 	b.look(1280, 800, "light")
-	b.do(chromedp.Navigate(startDemo(t)))
+	b.do(chromedp.Navigate(startDemo(t).page))
 	b.until("there is a leader, all nodes are well and rows come", leader+` !== '' && `+healthy+` && `+newest+` >= 3`)
 	if asked, beyond := b.beyondLoopback(); asked < 3 || len(beyond) > 0 {
 		t.Errorf("%d requests, of which these left this machine: %v", asked, beyond)
@@ -93,7 +95,7 @@ func TestPageGoesOnWhenNodesBreak(t *testing.T) {
 func TestPageStaysUsableWithoutAMajority(t *testing.T) {
 	b := openBrowser(t)
 	b.look(1280, 800, "light")
-	b.do(chromedp.Navigate(startDemo(t)))
+	b.do(chromedp.Navigate(startDemo(t).page))
 	b.until("there is a leader, all nodes are well and the log was compared", leader+` !== '' && `+healthy+` && `+newest+` >= 3 && `+verdict+` === '0,0'`)
 
 	// A reload, and so a tab that was duplicated, keeps what was acknowledged and writes under another name.
@@ -149,6 +151,59 @@ func TestPageStaysUsableWithoutAMajority(t *testing.T) {
 	writeThrough(b, "node-3", "heard")
 	b.until("what became of a line of one's own is announced", `document.querySelector('#announcer[role=status]').textContent.includes('“heard”: written through node-3')`)
 	b.until("nothing is lost or doubled", `document.getElementById('unknown').textContent === '0' && `+verdict+` === '0,0'`)
+	if len(b.problems) > 0 {
+		t.Errorf("the page's script: %v", b.problems)
+	}
+}
+
+// TestPageSaysWhatItDoesNotKnow has nodes and the whole demo end while the page is open.
+func TestPageSaysWhatItDoesNotKnow(t *testing.T) {
+	b := openBrowser(t)
+	b.look(1280, 800, "light")
+	d := startDemo(t)
+	b.do(chromedp.Navigate(d.page))
+	b.until("all is well", leader+` !== '' && `+healthy+` && `+newest+` >= 2 && `+verdict+` === '0,0'`)
+
+	// An outage goes on when the writes end of which one saw it.
+	eval[bool](b, `window.realFetch = window.fetch,
+		window.fetch = (url, ...rest) => String(url).endsWith('/write') ? Promise.resolve(new Response('{"outcome": "unknown", "error": "planted"}')) : realFetch(url, ...rest), true`)
+	b.until("an outage lasts for 3 s", `waiting() > 3000 && document.getElementById('outage').textContent.includes('it lasts')`)
+	eval[bool](b, `window.fetch = realFetch, true`)
+	b.until("it is over, and was not shorter", `parseFloat(lastOutage[0]) >= 3 && waiting() < 1000`)
+
+	// The nodes are killed from a terminal: no node is left to tell the page.
+	for _, pid := range eval[[]int](b, `[...views.values()].map((v) => v.pid)`) {
+		p, err := os.FindProcess(pid)
+		if err == nil {
+			err = p.Kill()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.until("the page knows that no node runs", `[...document.querySelectorAll('.card')].every((c) => c.dataset.health === 'down') && document.getElementById('banner').textContent.includes('No node runs')`)
+	if after := eval[string](b, `act(document.getElementById('node-1'), 'restart').then(() => document.getElementById('node-1').querySelector('.role').textContent)`); after == "leader" {
+		t.Error("a node that has just been started is shown as what it was before")
+	}
+	eval[bool](b, `Promise.all(['node-2', 'node-3', 'node-4'].map((id) => act(document.getElementById(id), 'restart'))).then(() => true)`)
+	b.until("all is well again", leader+` !== '' && `+healthy+` && document.getElementById('banner').hidden`)
+
+	rows, next := eval[int](b, newest), eval[int](b, `book.own.next`)
+	eval[bool](b, `hurry(), true`)
+	d.stop()
+	b.until("the page says that it is not connected", `document.getElementById('banner').textContent.includes('Not connected')`)
+	if claims := eval[string](b, `[...document.querySelectorAll('.card')].map((c) => c.querySelector('.role').textContent + ', ' + c.querySelector('.note').textContent + ', ' + c.querySelector('[data-field=pid]').textContent).join('; ')`); claims != strings.TrimSuffix(strings.Repeat("no answer, not known just now, –; ", 4), "; ") {
+		t.Errorf("it says of nodes that it cannot know of: %s", claims)
+	}
+	if begun := eval[int](b, `book.own.next`) - next; begun > 12 {
+		t.Errorf("%d writes were sent before it noticed", begun)
+	}
+	if begun := eval[int](b, `(async () => { const n = book.own.next; await sleep(2 * PACE); return book.own.next - n; })()`); begun > 0 {
+		t.Errorf("it sent %d writes to nobody", begun)
+	}
+	b.shoot("gone")
+	d.start(strings.TrimSuffix(strings.TrimPrefix(d.page, "http://"), "/"))
+	b.until("the page finds a demo that was started again, with all that was written", fmt.Sprintf(`document.readyState === 'complete' && %s > %d && %s && %s === '0,0'`, newest, rows, healthy, verdict))
 	if len(b.problems) > 0 {
 		t.Errorf("the page's script: %v", b.problems)
 	}

@@ -53,8 +53,11 @@ async function moveOn() {
 
 let answered = performance.now();
 document.addEventListener("visibilitychange", () => {
+  inVain = Infinity; // nobody measures while nothing is written
+  vain = 0;
   if (document.hidden) return stream?.close();
   answered = performance.now();
+  connected = true;
   connect(from);
 });
 
@@ -62,8 +65,33 @@ setInterval(() => {
   if (document.hidden) return;
   const now = performance.now();
   if (now - heard > SILENCE) moveOn();
-  banner("silence", now - answered > 6000 ? "No node has answered for some seconds. If the demo was stopped, start it again: this page will find it." : "");
+  if (silent()) askSupervisor();
+  else banner("silence", "");
 }, 500);
+
+// silent tells whether no node has been heard for longer than it takes to go to the next one.
+const silent = () => performance.now() - answered > 2 * SILENCE;
+
+// connected is false while not even the supervisor answers: nothing is written then, as all of
+// it would have an unknown end.
+let connected = true, asking = false;
+async function askSupervisor() {
+  if (asking) return;
+  asking = true;
+  let known = [];
+  try {
+    const resp = await fetch("/facts", { headers: { "X-Demo-Token": demo.token }, signal: AbortSignal.timeout(2000) });
+    if (resp.ok) known = await resp.json();
+  } catch { /* it is gone, or stands still */ }
+  asking = false;
+  if (!silent()) return;
+  connected = known.length > 0;
+  for (const id of ids) views.set(id, { id, process: "", ...known.find((f) => f.id === id), status: null });
+  showCards();
+  if (!connected) banner("silence", "Not connected: nothing has answered for some seconds, and nothing is written. If the demo was stopped, start it again: this page will find it.");
+  else if (known.every((f) => f.process === "down")) banner("silence", "No node runs: start one.");
+  else banner("silence", "No node has answered for some seconds.");
+}
 
 const banners = {};
 function banner(kind, text) {
@@ -82,6 +110,8 @@ const leads = () => [...views.values()].find((v) => v.status?.ready && v.process
 
 function showNodes(o) {
   answered = performance.now();
+  if (!connected) hurry();
+  connected = true;
   if (String(o.run) !== demo.run) return location.reload(); // another run has another token
   for (const v of o.nodes) {
     const before = views.get(v.id);
@@ -105,7 +135,7 @@ function showCards() {
 
 function showCard(v, most) {
   const card = $(v.id), s = v.status, cut = v.deaf || v.mute;
-  const health = v.process !== "running" ? v.process : cut ? "cut" : s ? "well" : "silent";
+  const health = v.process === "down" || v.process === "paused" ? v.process : cut ? "cut" : s ? "well" : "silent";
   const role = { down: "down", paused: "paused", silent: "no answer" }[health] ?? (s ? s.role : "no answer");
   card.dataset.health = health;
   card.dataset.role = health === "well" && s.ready ? "leader" : "";
@@ -121,7 +151,7 @@ function showCard(v, most) {
   } else {
     field(card, "uptime", "–");
     const last = Number(card.querySelector("[data-field=applied]").textContent);
-    if (last) field(card, "lag", Math.max(0, most - last));
+    field(card, "lag", last && most ? Math.max(0, most - last) : "–");
   }
   const busy = card.getAttribute("aria-busy") === "true", runs = v.process !== "down";
   button(card, "restart", runs ? "Restart" : "Start", busy, !runs);
@@ -135,6 +165,7 @@ function note(v, health) {
   if (v.status?.halted) return "stopped: " + v.status.halted;
   if (health === "down") return "its data stay on disk";
   if (health === "paused") return "stands still, answers nobody";
+  if (!v.process && !v.status) return "not known just now";
   if (health === "silent") return "did not answer just now";
   const alone = v.status && !v.status.leader ? ": no leader, refuses writes" : "";
   if (v.deaf && v.mute) return "cut off" + (alone || " from the others");
@@ -182,7 +213,10 @@ async function act(card, what) {
     const answer = await resp.json().catch(() => ({}));
     banner("action", resp.ok ? "" : answer.error ?? `the supervisor answered ${resp.status}`);
     if (resp.ok) {
-      for (const facts of answer) views.set(facts.id, { ...views.get(facts.id), ...facts, ...(facts.process === "running" ? {} : { status: null }) });
+      for (const facts of answer) {
+        const before = views.get(facts.id), same = facts.process === "running" && facts.pid === before?.pid;
+        views.set(facts.id, { ...before, ...facts, status: same ? before.status : null }); // another process has another status
+      }
       announce(`${id}: ${action} done`);
     }
   } catch {
@@ -283,18 +317,23 @@ function add(ranges, n) {
 // Writing.
 
 let fastUntil = 0, lastAck = 0;
+let inVain = Infinity, vain = 0; // when the first write since lastAck was sent that has ended without an acknowledgement, and how many did
 const owing = new Set(); // nodes that owe an answer for longer than a moment
 const avoid = new Map(); // node → {until, pause} after it did not take a write
 const pending = new Map(); // number → when it was first sent
 const underWay = { auto: 0, own: 0 };
 const hurry = () => { fastUntil = performance.now() + FAST_FOR; };
-const stuck = () => [...pending.values()].some((since) => performance.now() - since > STUCK);
+const stuck = () => vain > 0 || [...pending.values()].some((since) => performance.now() - since > STUCK);
+
+// hurries tells whether writes follow each other fast. Where several have ended in vain, more do
+// not help to see.
+const hurries = () => vain <= SLOTS && (performance.now() < fastUntil || stuck());
 
 (async function writeOn() {
   for (;;) {
     const began = performance.now();
-    if (book.own && !document.hidden && free("auto")) write(phrase(), "");
-    do await sleep(50); while (performance.now() - began < (performance.now() < fastUntil || stuck() ? FAST_PACE : PACE));
+    if (book.own && connected && !document.hidden && free("auto")) write(phrase(), "");
+    do await sleep(50); while (performance.now() - began < (hurries() ? FAST_PACE : PACE));
   }
 })();
 
@@ -357,7 +396,12 @@ async function write(text, through, own = false) {
     via = next;
   }
   if (!own) underWay.auto--;
+  const since = pending.get(n) ?? Infinity;
   pending.delete(n);
+  if (since > lastAck && since < Infinity && !document.hidden) {
+    inVain = Math.min(inVain, since);
+    vain++;
+  }
 }
 
 // slot waits until an own line may be sent, and takes its place. It is false when that took
@@ -391,8 +435,9 @@ async function attempt(via, e) {
   }
 }
 
-// waiting is for how long a write has waited while none was acknowledged.
-const waiting = () => (pending.size ? performance.now() - Math.max(lastAck, Math.min(...pending.values())) : 0);
+// waiting is for how long writes have waited while none was acknowledged. One that ends without
+// an acknowledgement does not end that.
+const waiting = () => Math.max(0, performance.now() - Math.max(lastAck, Math.min(inVain, ...pending.values())));
 
 function acknowledged(account, n, began, via, item) {
   const now = performance.now(), wait = waiting();
@@ -401,6 +446,8 @@ function acknowledged(account, n, began, via, item) {
   sample(now - began, false);
   if (wait > OUTAGE) outage(wait);
   lastAck = now;
+  inVain = Infinity;
+  vain = 0;
   item.close("resolved", `written through ${via} after ${seconds(now - began)}`);
 }
 
