@@ -181,20 +181,22 @@ func (g *group) query(i int, sql string, args ...wire.Value) [][]string {
 		}
 		var row []string
 		for i := range c.Columns() {
-			v := c.Value(i)
-			switch v.Kind {
-			case wire.KindInt:
-				row = append(row, fmt.Sprint(v.Int64()))
-			case wire.KindFloat:
-				row = append(row, fmt.Sprint(v.Float64()))
-			case wire.KindNull:
-				row = append(row, "NULL")
-			default:
-				row = append(row, v.String())
-			}
+			row = append(row, valueText(c.Value(i)))
 		}
 		rows = append(rows, row)
 	}
+}
+
+func valueText(v wire.Value) string {
+	switch v.Kind {
+	case wire.KindInt:
+		return fmt.Sprint(v.Int64())
+	case wire.KindFloat:
+		return fmt.Sprint(v.Float64())
+	case wire.KindNull:
+		return "NULL"
+	}
+	return v.String()
 }
 
 func makeArgs(vs ...wire.Value) wire.Args {
