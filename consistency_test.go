@@ -22,6 +22,8 @@ func TestLastWordOnFreshnessHolds(t *testing.T) {
 			c.Stop(i)
 		}
 	}
+	// It may have taken leadership over before it was alone, and answer until its lease ends.
+	c.Until("nobody to lead", func() bool { _, led := c.Node(alone).Leader(); return !led })
 	stale := colmena.WithMaxStaleness(limit(t), time.Hour)
 	handle, err := c.Node(alone).OpenDB("", colmena.MaxStaleness(time.Hour))
 	if err != nil {
