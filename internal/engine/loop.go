@@ -148,6 +148,8 @@ func (d *DB) workBetweenEpochs() bool {
 	case d.halted.Load() != nil:
 		d.failSessions(d.Err())
 		d.failAll(d.takeUnits(), d.Err())
+	case d.leading.Load() == 0 && d.logWaits():
+		// It may say that this node leads, since before they came.
 	case d.leading.Load() == 0:
 		d.failSessions(ErrNotLeading)
 		d.failAll(d.takeUnits(), ErrNotLeading)
