@@ -67,17 +67,24 @@ func TestInterruptionIsNoSuccess(t *testing.T) {
 	}
 }
 
-// TestReportOfANodeThatIsGone kills a node as nobody of the demo did: what it holds is not
-// known, and that is no success; what the others hold is judged all the same.
-func TestReportOfANodeThatIsGone(t *testing.T) {
+// startNodes starts the demo's nodes, which end with the test.
+func startNodes(t *testing.T) *supervisor {
+	t.Helper()
 	s, err := newSupervisor(filepath.Join(t.TempDir(), "data"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = s.stop() }()
+	t.Cleanup(func() { _ = s.stop() })
 	if err := s.startAll(); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// TestReportOfANodeThatIsGone kills a node as nobody of the demo did: what it holds is not
+// known, and that is no success; what the others hold is judged all the same.
+func TestReportOfANodeThatIsGone(t *testing.T) {
+	s := startNodes(t)
 	if err := until(recoverTimeout, "the tables", func() error {
 		_, _, err := s.holdings()
 		return err

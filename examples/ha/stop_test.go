@@ -2,7 +2,6 @@ package main
 
 import (
 	"net"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -10,14 +9,7 @@ import (
 // TestUnusedConnectionsDoNotHoldUpAStop has connections on which nothing was asked, as HTTP
 // clients open them in reserve: a node ends in good order and at once.
 func TestUnusedConnectionsDoNotHoldUpAStop(t *testing.T) {
-	s, err := newSupervisor(filepath.Join(t.TempDir(), "data"), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = s.stop() }()
-	if err := s.startAll(); err != nil {
-		t.Fatal(err)
-	}
+	s := startNodes(t)
 	for _, p := range s.nodes {
 		conn, err := net.Dial("tcp", p.address())
 		if err != nil {
